@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A machine's time. Guest-visible time starts at 0 when the clock is made, stops while the machine is
- * paused, and is never read from the host directly by a device.
+ * A machine's time. Guest-visible time starts at 0 when the clock is made, stops while the machine
+ * is paused, and is never read from the host directly by a device.
  */
 #ifndef RINGFENCE_BASE_CLOCK_H
 #define RINGFENCE_BASE_CLOCK_H
@@ -30,16 +30,27 @@ void clock_resume(struct clock *c);
 
 /*
  * The guest's time-stamp counter: a fixed frequency, and its value now before any per-vCPU offset.
- * It advances with the host's TSC where that is invariant (value = rdtsc + offset, so that translated code may
- * read it natively) and with clock_now() at 1 GHz where it is not.
+ * It advances with the host's TSC where that is invariant (value = rdtsc + offset, so that
+ * translated code may read it natively) and with clock_now() at 1 GHz where it is not.
  */
 uint64_t clock_tsc_hz(const struct clock *c);
 uint64_t clock_tsc(const struct clock *c);
 
+/*
+ * For an engine that lets guest code read the host's TSC: whether the guest's TSC is the host's
+ * plus an offset, and that offset. It changes when the machine is paused and resumed.
+ */
+bool clock_tsc_is_host(const struct clock *c);
+int64_t clock_tsc_offset(const struct clock *c);
+
 /* The clock_now() time at which clock_tsc() reaches `tsc` (saturating). */
 uint64_t clock_tsc_to_ns(const struct clock *c, uint64_t tsc);
 
-/* fn(arg) runs on the loop's thread at or after guest time `ns`. Arm and disarm from any thread. */
+/*
+ * fn(arg) runs once on the loop's thread at or after guest time `ns`. Arm and disarm from any
+ * thread; arming replaces; after disarming, a callback that has begun may still be finishing. Free
+ * on the loop's thread (from the callback itself too), or while the loop does not run.
+ */
 typedef void timer_fn(void *arg);
 struct timer *timer_new(struct clock *c, timer_fn *fn, void *arg);
 void timer_free(struct timer *t);

@@ -2,9 +2,9 @@
 /*
  * Errors on host and control paths: a chain of messages that says what was being done and to what.
  *
- * A fallible function takes `struct err *` as its last argument and returns a negative value on failure
- * (or NULL, for those that return a pointer). Success leaves the error untouched. The outermost context
- * comes first: "kernel vmlinuz: payload: xz: unexpected end of input".
+ * A fallible function takes `struct err *` as its last argument and returns a negative value on
+ * failure (or NULL, for those that return a pointer). Success leaves the error untouched. The
+ * outermost context comes first: "kernel vmlinuz: payload: xz: unexpected end of input".
  */
 #ifndef RINGFENCE_BASE_ERR_H
 #define RINGFENCE_BASE_ERR_H

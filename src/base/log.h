@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Diagnostics on standard error (and later a domain's log file). Thread-safe; one write per line. */
+/* Diagnostics on standard error (and later a domain's log file). Thread-safe; one write per line.
+ */
 #ifndef RINGFENCE_BASE_LOG_H
 #define RINGFENCE_BASE_LOG_H
 
@@ -22,8 +23,9 @@ void log_msg(enum log_level level, const char *fmt, ...) __attribute__((format(p
 #define log_debug(...) log_msg(LOG_DEBUG, __VA_ARGS__)
 
 /*
- * For what a guest can cause at will: at most `burst` lines every 10 s from one `struct log_limit`
- * (zero-initialised, shared by threads), then one line that says how many were suppressed.
+ * For what a guest can cause at will: at most 10 lines every 10 s from one `struct log_limit`
+ * (zero-initialised, shared by threads); the next line that is let through follows one that says
+ * how many were suppressed.
  */
 struct log_limit {
     uint64_t window_ns;

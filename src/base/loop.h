@@ -18,10 +18,17 @@ void loop_free(struct loop *l);
 /* Runs until loop_stop. Returns 0, or a negative value with the error set when the host fails. */
 int loop_run(struct loop *l, struct err *e);
 
-/* Makes loop_run return. From any thread and from a signal handler. */
+/*
+ * Makes loop_run return; when it does not run, the next one returns at once. From any thread and
+ * from a signal handler.
+ */
 void loop_stop(struct loop *l);
 
-/* `events` is a set of EPOLLIN, EPOLLOUT. The loop does not own the descriptor. Any thread. */
+/*
+ * `events` is a set of EPOLLIN, EPOLLOUT. The loop does not own the descriptor. Any thread. A
+ * regular file or /dev/null is always ready: use events 0 or loop_del_fd when there is nothing more
+ * to do with it.
+ */
 typedef void loop_fd_fn(void *arg, int fd, uint32_t events);
 struct loop_fd;
 struct loop_fd *loop_add_fd(struct loop *l, int fd, uint32_t events, loop_fd_fn *fn, void *arg,
@@ -44,6 +51,7 @@ struct loop_timer *loop_timer_new(struct loop *l, loop_timer_fn *fn, void *arg);
 void loop_timer_free(struct loop_timer *t); /* on the loop's thread, or while it does not run */
 /* Any thread. Re-arming replaces. */
 void loop_timer_arm(struct loop_timer *t, uint64_t mono_ns);
+/* Any thread. A callback that has begun may still be finishing. */
 void loop_timer_disarm(struct loop_timer *t);
 
 /* CLOCK_MONOTONIC in nanoseconds. */

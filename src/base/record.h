@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Save records: typed, versioned, length-prefixed, little-endian. No raw structs.
- * A record is: tag (length-prefixed string), instance u32, version u16, length u32, then fields in the
- * order in which they were put. Readers never read past a record; an underflow is sticky.
+ * A record is: tag (length-prefixed string), instance u32, version u16, length u32, then fields in
+ * the order in which they were put. Readers never read past a record; an underflow is sticky.
  */
 #ifndef RINGFENCE_BASE_RECORD_H
 #define RINGFENCE_BASE_RECORD_H
@@ -35,7 +35,8 @@ struct record_reader {
     bool bad; /* a field was asked for that is not there */
 };
 
-/* Opens the record at *cursor and moves the cursor past it. 1: opened, 0: at the end, <0: malformed. */
+/* Opens the record at *cursor and moves the cursor past it. 1: opened, 0: at the end, <0:
+ * malformed. */
 int rec_next(const uint8_t **cursor, const uint8_t *end, struct record_reader *r, struct err *e);
 uint8_t rec_get_u8(struct record_reader *r);
 uint16_t rec_get_u16(struct record_reader *r);

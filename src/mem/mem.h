@@ -28,10 +28,11 @@ typedef struct gpa {
 #define GPA(x) ((gpa_t){(x)})
 
 /*
- * What a device answers. `off` is relative to the region. The core splits, merges and checks: a handler
- * sees only sizes between min_size and max_size (1, 2, 4 or 8), aligned to their size, within the
- * region. A narrower access than min_size becomes a min_size read (or read-modify-write); a wider
- * one than max_size becomes several, lowest address first. Zero means 1 and 4.
+ * What a device answers. `off` is relative to the region. The core splits, merges and checks: a
+ * handler sees only sizes between min_size and max_size (1, 2, 4 or 8), aligned to their size,
+ * within the region. A narrower access than min_size becomes a min_size read (or
+ * read-modify-write); a wider one than max_size becomes several, lowest address first. Zero means 1
+ * and 4.
  */
 struct io_ops {
     uint64_t (*read)(void *dev, uint64_t off, unsigned size);
@@ -61,8 +62,8 @@ struct mem {
 };
 
 /*
- * Makes an address space with `ram_bytes` of zeroed backing (page multiple) that no address shows yet,
- * and room for `rom_bytes` more.
+ * Makes an address space with `ram_bytes` of zeroed backing (page multiple) that no address shows
+ * yet, and room for `rom_bytes` more.
  */
 struct mem *mem_new(uint64_t ram_bytes, uint64_t rom_bytes, struct err *e);
 void mem_free(struct mem *m);
@@ -77,8 +78,8 @@ int mem_add_rom(struct mem *m, gpa_t gpa, uint64_t size, uint64_t backing, struc
 uint64_t mem_alloc_rom(struct mem *m, uint64_t size);
 
 /*
- * Adds a device region; `dev` is passed to the handlers. NULL with the error set on overlap. `name` must
- * outlive the region. Regions may be added and removed while vCPUs run; after mem_del_region
+ * Adds a device region; `dev` is passed to the handlers. NULL with the error set on overlap. `name`
+ * must outlive the region. Regions may be added and removed while vCPUs run; after mem_del_region
  * returns, a handler that another thread had already entered may still be finishing.
  */
 struct region *mem_add_mmio(struct mem *m, gpa_t gpa, uint64_t size, const char *name,
@@ -99,16 +100,17 @@ struct mem_hit {
 void mem_lookup(const struct mem *m, gpa_t gpa, struct mem_hit *hit);
 
 /*
- * The bounded accessor. Host memory for [gpa, gpa + len) when all of it is one run of RAM (or of ROM,
- * for reading), NULL otherwise. After writing through it call mem_wrote().
+ * The bounded accessor. Host memory for [gpa, gpa + len) when all of it is one run of RAM (or of
+ * ROM, for reading), NULL otherwise. After writing through it call mem_wrote().
  */
 const void *mem_ptr_r(const struct mem *m, gpa_t gpa, uint64_t len);
 void *mem_ptr_w(struct mem *m, gpa_t gpa, uint64_t len);
 void mem_wrote(struct mem *m, const void *host, uint64_t len);
 
 /*
- * Copies that cross regions, for loaders and devices. RAM and ROM only (mem_write_rom may write ROM, for
- * loaders). Return 0, or -EFAULT when some of the range is neither; nothing is copied then.
+ * Copies that cross regions, for loaders and devices. RAM and ROM only (mem_write_rom may write
+ * ROM, for loaders). Return 0, or -EFAULT when some of the range is neither; nothing is copied
+ * then.
  */
 int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len);
 int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
@@ -127,11 +129,11 @@ void mem_io_unlock(struct mem *m);
 
 /*
  * Translated or decoded code (protocol, so that no write is missed):
- *  the engine calls mem_code_begin(page) which sets MEM_PAGE_CODE, makes every other thread of the process see it
- *  (membarrier) when it was clear, and returns the page's generation; it reads and decodes the bytes;
- *  then mem_code_commit(page) tells whether the flag is still set (false: decode again).
- *  A block is valid while page_gen equals the generation it was made under.
- *  A writer stores first and looks at page_flags after; when not 0 it calls mem_wrote(), which clears the flag and
+ *  the engine calls mem_code_begin(page) which sets MEM_PAGE_CODE, makes every other thread of the
+ * process see it (membarrier) when it was clear, and returns the page's generation; it reads and
+ * decodes the bytes; then mem_code_commit(page) tells whether the flag is still set (false: decode
+ * again). A block is valid while page_gen equals the generation it was made under. A writer stores
+ * first and looks at page_flags after; when not 0 it calls mem_wrote(), which clears the flag and
  *  then bumps the generation.
  */
 uint32_t mem_code_begin(struct mem *m, uint64_t backing_page);

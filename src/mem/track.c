@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Page flags: which pages hold code that an engine has decoded, and which the dirty log has yet to
+ * see. Writers store, then look at the flags without any barrier; who sets flags pays for it with
+ * fence_all_threads().
+ */
+#include <errno.h>
+
+#include "base/err.h"
+#include "base/fence.h"
+#include "mem/map.h"
+
+/*
+ * Beside MEM_PAGE_CODE: the fence after it was set is over, so whoever finds this bit needs none.
+ * It is only set under flags_lock, so a code flag that is cleared and set again during a fence is
+ * not taken for fenced.
+ */
+#define PAGE_FENCED 0x80
+
+static void log_page(struct mem *m, uint64_t page) {
+    atomic_fetch_or(&m->priv->dirty[page / 64], 1ull << (page % 64));
+}
+
+static void page_written(struct mem *m, uint64_t page) {
+    uint8_t drop = MEM_PAGE_CODE | MEM_PAGE_LOG | PAGE_FENCED;
+    uint8_t flags = atomic_fetch_and(&m->page_flags[page], (uint8_t)~drop);
+
+    /* The flag goes before the bit: a fetch in between may only see the page again, never lose it.
+     */
+    if (flags & MEM_PAGE_LOG)
+        log_page(m, page);
+    if (flags & MEM_PAGE_CODE)
+        atomic_fetch_add(&m->page_gen[page], 1);
+}
+
+void mem_wrote(struct mem *m, const void *host, uint64_t len) {
+    uint64_t off = (uint64_t)((uintptr_t)host - (uintptr_t)m->ram);
+
+    /* Light half of the fence: the compiler must not look before it stores. */
+    atomic_signal_fence(memory_order_seq_cst);
+    if (!len || !range_within(off, len, m->ram_bytes))
+        return;
+    for (uint64_t page = off >> PAGE_SHIFT; page <= (off + len - 1) >> PAGE_SHIFT; page++)
+        if (atomic_load_explicit(&m->page_flags[page], memory_order_relaxed))
+            page_written(m, page);
+}
+
+static void set_code_flag(struct mem *m, _Atomic uint8_t *flags) {
+    pthread_mutex_lock(&m->priv->flags_lock);
+    uint8_t old = atomic_fetch_or(flags, MEM_PAGE_CODE);
+    if (!(old & PAGE_FENCED)) {
+        fence_all_threads();
+        old = atomic_load(flags);
+        while ((old & MEM_PAGE_CODE) &&
+               !atomic_compare_exchange_weak(flags, &old, (uint8_t)(old | PAGE_FENCED)))
+            ;
+    }
+    pthread_mutex_unlock(&m->priv->flags_lock);
+}
+
+uint32_t mem_code_begin(struct mem *m, uint64_t backing_page) {
+    _Atomic uint8_t *flags = &m->page_flags[backing_page];
+
+    if (!(atomic_load(flags) & PAGE_FENCED))
+        set_code_flag(m, flags);
+    return atomic_load(&m->page_gen[backing_page]);
+}
+
+bool mem_code_commit(struct mem *m, uint64_t backing_page) {
+    return atomic_load(&m->page_flags[backing_page]) & MEM_PAGE_CODE;
+}
+
+static uint64_t page_count(const struct mem *m) {
+    return m->ram_bytes >> PAGE_SHIFT;
+}
+
+int mem_log_start(struct mem *m, struct err *e) {
+    pthread_mutex_lock(&m->priv->flags_lock);
+    bool was = m->priv->logging;
+    if (!was) {
+        m->priv->logging = true;
+        for (uint64_t i = 0; i < (page_count(m) + 63) / 64; i++)
+            atomic_store(&m->priv->dirty[i], 0);
+        for (uint64_t page = 0; page < page_count(m); page++)
+            atomic_fetch_or(&m->page_flags[page], MEM_PAGE_LOG);
+        fence_all_threads();
+    }
+    pthread_mutex_unlock(&m->priv->flags_lock);
+    return was ? err_set(e, EBUSY, "dirty log") : 0;
+}
+
+void mem_log_stop(struct mem *m) {
+    pthread_mutex_lock(&m->priv->flags_lock);
+    m->priv->logging = false;
+    for (uint64_t page = 0; page < page_count(m); page++)
+        atomic_fetch_and(&m->page_flags[page], (uint8_t)~MEM_PAGE_LOG);
+    pthread_mutex_unlock(&m->priv->flags_lock);
+}
+
+static void watch_again(struct mem *m, uint64_t word, uint64_t bits) {
+    for (; bits; bits &= bits - 1)
+        atomic_fetch_or(&m->page_flags[word * 64 + (unsigned)__builtin_ctzll(bits)], MEM_PAGE_LOG);
+}
+
+void mem_log_fetch(struct mem *m, uint64_t *bitmap, uint64_t words) {
+    uint64_t have = (page_count(m) + 63) / 64;
+
+    pthread_mutex_lock(&m->priv->flags_lock);
+    for (uint64_t i = 0; i < words; i++) {
+        bitmap[i] = i < have ? atomic_exchange(&m->priv->dirty[i], 0) : 0;
+        if (m->priv->logging)
+            watch_again(m, i, bitmap[i]);
+    }
+    /* Stores that have not seen the flag yet are visible to the caller, who copies pages next. */
+    fence_all_threads();
+    pthread_mutex_unlock(&m->priv->flags_lock);
+}
