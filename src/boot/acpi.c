@@ -544,7 +544,7 @@ int acpi_write(struct mem *m, const struct acpi_params *p, uint64_t *rsdp, struc
     int r = 0;
 
     acpi_build(&b, p, E820_FIRMWARE);
-    if (b.size > E820_EXTENDED - E820_FIRMWARE)
+    if (b.size > E820_BIOS - E820_FIRMWARE)
         r = err_set(e, 0,
                     "ACPI: tables for %u processors take %zu KiB, more than the firmware's area",
                     p->vcpus, b.size >> 10);

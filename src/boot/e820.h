@@ -14,6 +14,7 @@ enum e820_type { E820_RAM = 1, E820_RESERVED = 2 };
 #define E820_VGA 0xa0000ull      /* the display's window, 128 KiB: no RAM here */
 #define E820_UPPER 0xc0000ull    /* option ROMs */
 #define E820_FIRMWARE 0xe0000ull /* ACPI tables, and a ROM's shadow */
+#define E820_BIOS 0xff000ull     /* what boot/bios.c provides, 4 KiB */
 #define E820_EXTENDED 0x100000ull
 
 /* The least that a machine can have. */
