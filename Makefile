@@ -16,7 +16,7 @@ SAN_address   := address,undefined
 SAN_undefined := undefined
 SAN_thread    := thread
 
-.PHONY: all run appliance test check lint bench fuzz install clean
+.PHONY: all run appliance test check lint format bench fuzz install clean
 
 all: packages-build $(B)/build.ninja
 	@ninja -C $(B) -j $(JOBS) rf
@@ -52,6 +52,9 @@ check: packages-build
 
 lint: packages-build packages-lint
 	@bash tools/lint.sh $(B)/lint $(ARGS)
+
+format: packages-lint
+	@git ls-files -co --exclude-standard -- '*.c' '*.h' | xargs clang-format -i
 
 bench: packages-build packages-demo packages-bench all $(APPLIANCE)
 	@python3 bench/bench.py --build $(B) $(ARGS)
