@@ -60,6 +60,7 @@ struct loop {
     struct loop_timer **heap;
     size_t heap_len, heap_cap;
     uint64_t armed; /* when the timerfd expires; UINT64_MAX: not at all */
+    uint64_t round; /* the time at which timers were last run */
     uint64_t order;
 };
 
@@ -296,8 +297,8 @@ static void heap_remove(struct loop *l, struct loop_timer *t) {
 }
 
 static void set_timerfd(struct loop *l, uint64_t when) {
-    /* 0 would disarm, and the kernel's times are signed. */
-    uint64_t at = MIN(MAX(when, 1), (uint64_t)INT64_MAX);
+    /* The kernel's times are signed. */
+    uint64_t at = MIN(when, (uint64_t)INT64_MAX);
     struct itimerspec its = {
         .it_value = {.tv_sec = (time_t)(at / 1000000000), .tv_nsec = (long)(at % 1000000000)},
     };
@@ -328,11 +329,12 @@ void loop_timer_arm(struct loop_timer *t, uint64_t mono_ns) {
 
     pthread_mutex_lock(&l->lock);
     heap_remove(l, t);
-    t->when = mono_ns;
+    /* What callbacks arm waits for the next round, so that a timer due at once starves nobody. */
+    t->when = MAX(mono_ns, l->round + 1);
     t->order = ++l->order;
     heap_add(l, t);
-    if (l->heap[0] == t && mono_ns < l->armed)
-        set_timerfd(l, mono_ns);
+    if (l->heap[0] == t && t->when < l->armed)
+        set_timerfd(l, t->when);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -350,9 +352,8 @@ static void run_timers(struct loop *l) {
 
     pthread_mutex_lock(&l->lock);
     l->armed = UINT64_MAX;
-    /* What callbacks arm waits for the next round, so that a timer due at once starves nobody. */
-    uint64_t last = l->order;
-    while (l->heap_len && l->heap[0]->when <= now && l->heap[0]->order <= last) {
+    l->round = now;
+    while (l->heap_len && l->heap[0]->when <= now) {
         struct loop_timer *t = l->heap[0];
         loop_timer_fn *fn = t->fn;
         void *arg = t->arg;
