@@ -76,7 +76,7 @@ struct x86_irqchip_ops {
     void (*mmio_write)(void *apic, uint64_t off, unsigned size, uint64_t value);
     /* The value of FERR#/IGNNE#-style x87 errors with CR0.NE = 0: raises IRQ 13. */
     void (*ferr)(void *apic, bool level);
-    /* Guest TSC moved (WRMSR TSC, TSC_ADJUST): re-arm the deadline timer. */
+    /* Guest TSC moved (WRMSR TSC, TSC_ADJUST; vcpu->tsc_offset is new): re-arm the deadline timer. */
     void (*tsc_changed)(void *apic);
 };
 
@@ -134,6 +134,7 @@ struct vcpu {
     unsigned index;
     _Atomic uint32_t events;
     _Atomic uint8_t sipi_vector;
+    _Atomic int64_t tsc_offset; /* the engine's: guest TSC = clock_tsc() + this, for the APIC's timer */
     const struct x86_irqchip_ops *irqchip;
     void *apic;
     void (*wake)(struct vcpu *v); /* set by the loop: wakes a halted vCPU's thread */
