@@ -246,8 +246,8 @@ static void io_on_memory(void **state) {
         for (unsigned off = 0; off < 9; off++) {
             uint64_t v = 0x8877665544332211 >> (64 - 8 * size), at = PAGE_SIZE - 4 + off;
 
-            mem_io_write(m, GPA(PAGE_SIZE), 8, 0);
-            mem_io_write(m, GPA(PAGE_SIZE + 8), 8, 0);
+            for (unsigned word = 0; word < 4; word++)
+                mem_io_write(m, GPA(PAGE_SIZE - 8 + 8 * word), 8, 0);
             mem_io_write(m, GPA(at), size, v | (size < 8 ? 0xffull << (8 * size) : 0));
             assert_true(mem_io_read(m, GPA(at), size) == v);
             assert_int_equal(mem_io_read(m, GPA(at + size), 1), 0);
@@ -586,6 +586,43 @@ static void no_handler_starts_after_removal(void **state) {
     assert_int_equal(late, 0);
 }
 
+/* Dekker's litmus test: with a light half on one side and a heavy one on the other, one sees the
+ * other. */
+static _Atomic int turn, x, y, saw_y;
+
+static void *light_side(void *unused) {
+    for (int round = 1; round <= 20000; round++) {
+        while (atomic_load(&turn) < round)
+            ;
+        atomic_store_explicit(&x, round, memory_order_release);
+        atomic_signal_fence(memory_order_seq_cst);
+        int seen = atomic_load_explicit(&y, memory_order_acquire);
+        atomic_store_explicit(&saw_y, seen, memory_order_release);
+        atomic_store(&turn, -round);
+    }
+    return unused;
+}
+
+static void fence_reaches_all_threads(void **state) {
+    int missed = 0;
+    pthread_t thread;
+
+    (void)state;
+    atomic_store(&turn, 0);
+    pthread_create(&thread, NULL, light_side, NULL);
+    for (int round = 1; round <= 20000; round++) {
+        atomic_store_explicit(&turn, round, memory_order_release);
+        atomic_store_explicit(&y, round, memory_order_release);
+        fence_all_threads();
+        int saw_x = atomic_load_explicit(&x, memory_order_acquire);
+        while (atomic_load(&turn) != -round)
+            ;
+        missed += saw_x != round && atomic_load(&saw_y) != round;
+    }
+    pthread_join(thread, NULL);
+    assert_int_equal(missed, 0);
+}
+
 /*
  * The code protocol: one thread rewrites a counter in a page, the other decodes it into a block and
  * runs the block as long as it is valid. After the writer's k-th write has finished, no valid block
@@ -594,7 +631,7 @@ static void no_handler_starts_after_removal(void **state) {
 static _Atomic uint32_t finished;
 
 static void *rewrite(void *unused) {
-    for (uint32_t k = 1; k <= 20000; k++) {
+    for (uint32_t k = 1; k <= 300000; k++) {
         mem_io_write(m, GPA(PAGE_SIZE), 4, k);
         atomic_store(&finished, k);
         if (k % 64 == 0)
@@ -644,7 +681,7 @@ static void no_write_to_code_is_missed(void **state) {
 static void *write_pages(void *counts) {
     uint32_t *count = counts;
 
-    for (uint32_t i = 0; i < 20000; i++) {
+    for (uint32_t i = 0; i < 1000000; i++) {
         uint32_t page = i % 16;
 
         mem_io_write(m, GPA(page * PAGE_SIZE), 4, ++count[page]);
@@ -696,6 +733,7 @@ int main(void) {
         mem_test(dirty_log),
         mem_test(readers_while_regions_come_and_go),
         mem_test(no_handler_starts_after_removal),
+        cmocka_unit_test(fence_reaches_all_threads),
         mem_test(no_write_to_code_is_missed),
         mem_test(no_write_is_missing_from_the_log),
     };
