@@ -35,8 +35,10 @@ struct record_reader {
     bool bad; /* a field was asked for that is not there */
 };
 
-/* Opens the record at *cursor and moves the cursor past it. 1: opened, 0: at the end, <0:
- * malformed. */
+/*
+ * Opens the record at *cursor and moves the cursor past it. Returns 1; 0 at the end; <0 when it is
+ * malformed, and the cursor stays.
+ */
 int rec_next(const uint8_t **cursor, const uint8_t *end, struct record_reader *r, struct err *e);
 uint8_t rec_get_u8(struct record_reader *r);
 uint16_t rec_get_u16(struct record_reader *r);

@@ -103,7 +103,7 @@ static int add_backed(struct mem *m, struct region *r, uint64_t backing, uint64_
                        r->name, r->start, size);
     r->end = r->start + size;
     r->host = m->ram + backing;
-    return add_copy(m, r, e) ? 0 : -(e && e->code ? e->code : EEXIST);
+    return add_copy(m, r, e) ? 0 : -EEXIST;
 }
 
 int mem_add_ram(struct mem *m, gpa_t gpa, uint64_t size, uint64_t backing, struct err *e) {

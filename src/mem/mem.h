@@ -135,6 +135,9 @@ void mem_io_unlock(struct mem *m);
  * again). A block is valid while page_gen equals the generation it was made under. A writer stores
  * first and looks at page_flags after; when not 0 it calls mem_wrote(), which clears the flag and
  *  then bumps the generation.
+ *  Between the two the writer needs no barrier but the compiler's:
+ * atomic_signal_fence(memory_order_seq_cst). Flags beyond those named above belong to src/mem; test
+ * for 0, or for a bit.
  */
 uint32_t mem_code_begin(struct mem *m, uint64_t backing_page);
 bool mem_code_commit(struct mem *m, uint64_t backing_page);
