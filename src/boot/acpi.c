@@ -320,6 +320,11 @@ static void dsdt_i8042(struct aml *a) {
     aml_io(a, PC_I8042_CMD, 1);
     aml_irq(a, PC_IRQ_KBD);
     isa_device_end(a);
+
+    /* Without it Linux warns that the controller's second port is disabled. */
+    isa_device_begin(a, "MOU", "PNP0F13");
+    aml_irq(a, PC_IRQ_MOUSE);
+    isa_device_end(a);
 }
 
 static void dsdt_com1(struct aml *a) {
