@@ -22,7 +22,7 @@ files() {
 
 check_format() {
     local bad
-    bad=$(files '*.c' '*.h' | xargs -r -P "$jobs" -n 16 clang-format --dry-run -Werror 2>&1 |
+    bad=$(files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror 2>&1 |
         sed -n 's/:[0-9]*:[0-9]*: error.*/ is not formatted: clang-format -i/p' | sort -u)
     [ -z "$bad" ] || { printf '%s\n' "$bad" && return 1; }
 }
