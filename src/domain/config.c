@@ -144,17 +144,19 @@ const char *config_key_suggest(const char *name) {
 }
 
 /* A non-negative decimal number and where it ends; NaN when there is none. No exponent, no hex. */
-static double parse_decimal(const char *text, char **end) {
+static double parse_decimal(const char *text, const char **end) {
     size_t len = strspn(text, "0123456789.");
+    cleanup_free char *digits = xasprintf("%.*s", (int)MIN(len, (size_t)64), text);
+    char *stop;
+    double n = strtod(digits, &stop);
 
-    if (len == 0 || !strpbrk(text, "0123456789"))
-        return NAN;
-    return strtod(text, end);
+    *end = text + (stop - digits);
+    return stop == digits ? NAN : n;
 }
 
 int config_parse_size(const char *text, uint64_t *bytes, struct err *e) {
     static const char units[] = "KMGT";
-    char *end;
+    const char *end;
     double n = parse_decimal(text, &end);
     unsigned shift = 20;
 
@@ -220,7 +222,7 @@ static int set_bool(struct config *c, const struct config_key *k, const char *te
 
 static int set_seconds(struct config *c, const struct config_key *k, const char *text,
                        struct err *e) {
-    char *end;
+    const char *end;
     double s = parse_decimal(text, &end);
 
     if (isnan(s) || (*end && strcmp(end, "s") != 0))
