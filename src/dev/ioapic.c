@@ -14,12 +14,13 @@
 #include "base/util.h"
 #include "dev/apic_bus.h"
 #include "dev/device.h"
+#include "dev/pc_layout.h"
 #include "mem/mem.h"
 
 enum { IOREGSEL = 0x00, IOWIN = 0x10, IOEOI = 0x40 };
 enum { REG_ID = 0x00, REG_VER = 0x01, REG_ARB = 0x02, REG_REDTBL = 0x10 };
 
-#define VERSION (0x20u | (IOAPIC_PINS - 1) << 16)
+#define VERSION (0x20u | (PC_IOAPIC_PINS - 1) << 16)
 
 enum {
     RTE_LOGICAL = 1u << 11,
@@ -41,7 +42,7 @@ struct ioapic {
     uint8_t select;
     uint8_t id;
     uint32_t pins; /* asserted now */
-    uint64_t rte[IOAPIC_PINS];
+    uint64_t rte[PC_IOAPIC_PINS];
 };
 
 static bool send(struct ioapic *a, unsigned pin) {
@@ -73,7 +74,7 @@ static void service_level(struct ioapic *a, unsigned pin) {
 void ioapic_set_irq(void *ioapic, unsigned pin, bool level) {
     struct ioapic *a = ioapic;
 
-    if (pin >= IOAPIC_PINS)
+    if (pin >= PC_IOAPIC_PINS)
         return;
     bool rose = level && !(a->pins & 1u << pin);
     a->pins = level ? a->pins | 1u << pin : a->pins & ~(1u << pin);
@@ -86,7 +87,7 @@ void ioapic_set_irq(void *ioapic, unsigned pin, bool level) {
 }
 
 static void end_of_interrupt(struct ioapic *a, uint8_t vector) {
-    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++) {
+    for (unsigned pin = 0; pin < PC_IOAPIC_PINS; pin++) {
         if ((uint8_t)a->rte[pin] != vector || !(a->rte[pin] & RTE_REMOTE_IRR))
             continue;
         a->rte[pin] &= ~(uint64_t)RTE_REMOTE_IRR;
@@ -116,7 +117,7 @@ static void write_window(struct ioapic *a, uint32_t v) {
 
     if (a->select == REG_ID)
         a->id = v >> 24 & 15;
-    else if (a->select >= REG_REDTBL && i < 2 * IOAPIC_PINS)
+    else if (a->select >= REG_REDTBL && i < 2 * PC_IOAPIC_PINS)
         write_rte(a, i / 2, i & 1 ? 32 : 0, v);
 }
 
@@ -127,7 +128,7 @@ static uint32_t read_window(const struct ioapic *a) {
         return (uint32_t)a->id << 24;
     if (a->select == REG_VER)
         return VERSION;
-    if (a->select >= REG_REDTBL && i < 2 * IOAPIC_PINS)
+    if (a->select >= REG_REDTBL && i < 2 * PC_IOAPIC_PINS)
         return (uint32_t)(a->rte[i / 2] >> (i & 1 ? 32 : 0));
     return 0;
 }
@@ -165,7 +166,7 @@ static void ioapic_reset(struct device *d) {
 
     a->select = 0;
     a->id = a->id_at_reset;
-    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+    for (unsigned pin = 0; pin < PC_IOAPIC_PINS; pin++)
         a->rte[pin] = RTE_MASK;
 }
 
@@ -175,7 +176,7 @@ static void ioapic_save(const struct device *d, struct record_writer *w) {
     rec_put_u8(w, a->select);
     rec_put_u8(w, a->id);
     rec_put_u32(w, a->pins);
-    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+    for (unsigned pin = 0; pin < PC_IOAPIC_PINS; pin++)
         rec_put_u64(w, a->rte[pin]);
 }
 
@@ -184,9 +185,9 @@ static int ioapic_check(const struct device *d, struct record_reader *r, struct 
     rec_get_u8(r);
     uint8_t id = rec_get_u8(r);
     uint32_t pins = rec_get_u32(r);
-    if (id > 15 || pins >> IOAPIC_PINS)
+    if (id > 15 || pins >> PC_IOAPIC_PINS)
         return err_set(e, 0, "ioapic: ID %u, pins 0x%x", id, pins);
-    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+    for (unsigned pin = 0; pin < PC_IOAPIC_PINS; pin++)
         if (rec_get_u64(r) & ~(RTE_WRITABLE | RTE_READ_ONLY))
             return err_set(e, 0, "ioapic: reserved bits of redirection entry %u", pin);
     return rec_done(r, e);
@@ -198,7 +199,7 @@ static void ioapic_load(struct device *d, struct record_reader *r) {
     a->select = rec_get_u8(r);
     a->id = rec_get_u8(r);
     a->pins = rec_get_u32(r);
-    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+    for (unsigned pin = 0; pin < PC_IOAPIC_PINS; pin++)
         a->rte[pin] = rec_get_u64(r);
 }
 
@@ -227,7 +228,7 @@ struct ioapic *ioapic_new(struct mem *m, struct apic_bus *bus, uint8_t id, struc
     a->mem = m;
     a->bus = bus;
     a->id_at_reset = id & 15;
-    a->region = mem_add_mmio(m, GPA(IOAPIC_BASE), PAGE_SIZE, "ioapic", &ioapic_io, a, e);
+    a->region = mem_add_mmio(m, GPA(PC_IOAPIC_BASE), PAGE_SIZE, "ioapic", &ioapic_io, a, e);
     if (!a->region) {
         free(a);
         return NULL;

@@ -11,9 +11,6 @@ struct err;
 struct ioapic;
 struct mem;
 
-#define IOAPIC_BASE 0xfec00000u
-#define IOAPIC_PINS 24
-
 /* Sends over `bus` and listens there for EOIs. NULL with the error set when the page is taken. */
 struct ioapic *ioapic_new(struct mem *m, struct apic_bus *bus, uint8_t id, struct err *e);
 
