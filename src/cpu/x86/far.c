@@ -35,7 +35,7 @@ void far_enter(struct x86_cpu *c, const struct seg_desc *d, uint16_t sel, unsign
     cpu_update_mode(c);
 }
 
-/* A far pointer in memory or in the instruction. */
+/* A far pointer in memory or in the instruction (which decode.c leaves in aux and imm). */
 struct far_ptr {
     uint16_t sel;
     uint64_t off;
@@ -342,10 +342,6 @@ static bool select_end(struct x86_insn *i, x86_op_fn *fn) {
 }
 
 static bool select_transfer(const struct x86_decode *d, struct x86_insn *i, x86_op_fn *fn) {
-    if (d->op[0].type == ZYDIS_OPERAND_TYPE_POINTER) {
-        i->imm = d->op[0].ptr.offset;
-        i->aux = d->op[0].ptr.segment;
-    }
     return d->zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && select_end(i, fn);
 }
 

@@ -4,8 +4,7 @@
  * protected-mode virtual interrupts, and the single flags. SDM 2, under each instruction; SDM
  * 3B 20.3 and 20.4.
  */
-#include "cpu/x86/frame.h"
-#include "cpu/x86/mmu.h"
+#include "cpu/x86/stack.h"
 
 static unsigned iopl(const struct x86_cpu *c) {
     return c->s.rflags >> 12 & 3;
@@ -21,14 +20,10 @@ static bool virtual_if(struct x86_cpu *c, bool supported) {
 }
 
 static void op_pushf(struct x86_cpu *c, const struct x86_insn *i) {
-    struct frame f;
     uint64_t v = cpu_flags(c) & ~(uint64_t)(FLAG_VM | FLAG_RF);
     if (virtual_if(c, i->osize == 2))
         v = (v & ~(uint64_t)FLAG_IF) | FLAG_IOPL | (v & FLAG_VIF ? FLAG_IF : 0);
-    frame_current(c, &f, i->osize);
-    frame_probe(c, &f, 1);
-    frame_push(c, &f, v);
-    frame_set_sp(c, &f);
+    stack_push(c, v, i->osize);
 }
 
 static uint32_t popf_mask(const struct x86_cpu *c, unsigned osize) {
@@ -43,10 +38,8 @@ static uint32_t popf_mask(const struct x86_cpu *c, unsigned osize) {
 }
 
 static void op_popf(struct x86_cpu *c, const struct x86_insn *i) {
-    struct frame f;
     bool virt = virtual_if(c, i->osize == 2);
-    frame_current(c, &f, i->osize);
-    uint64_t v = frame_pop(c, &f), old = cpu_flags(c);
+    uint64_t v = stack_peek(c, 0, i->osize), old = cpu_flags(c);
     uint32_t mask = popf_mask(c, i->osize);
     if (virt) {
         if (v & FLAG_TF || (v & FLAG_IF && old & FLAG_VIP))
@@ -54,7 +47,7 @@ static void op_popf(struct x86_cpu *c, const struct x86_insn *i) {
         v = (v & ~(uint64_t)FLAG_VIF) | (v & FLAG_IF ? FLAG_VIF : 0);
         mask |= FLAG_VIF;
     }
-    frame_set_sp(c, &f);
+    stack_set(c, c->s.gpr[RSP] + i->osize);
     cpu_set_flags(c, (old & ~(uint64_t)(mask | FLAG_RF)) | (v & mask));
     if ((old ^ v) & mask & FLAG_AC)
         cpu_update_mode(c);

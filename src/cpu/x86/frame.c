@@ -68,11 +68,14 @@ static uint64_t linear(const struct frame *f, uint64_t off) {
 static void probe_range(struct x86_cpu *c, const struct frame *f, uint64_t off, unsigned size) {
     if (!has_room(c, f, off, size))
         cpu_raise_err(c, EXC_SS, f->error);
-    mmu_probe_as(c, linear(f, off), size, true, f->user);
+    if (f->user)
+        mmu_probe(c, linear(f, off), size, true, SEG_SS); /* alignment too */
+    else
+        mmu_probe_as(c, linear(f, off), size, true, false);
 }
 
 void frame_probe(struct x86_cpu *c, const struct frame *f, unsigned slots) {
-    if (f->wide) {
+    if (f->wide && !f->user) {
         probe_range(c, f, f->sp - slots * f->size, slots * f->size);
         return;
     }

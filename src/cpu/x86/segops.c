@@ -3,8 +3,8 @@
  * Instructions on segment registers and descriptors: moves, far pointer loads, LDTR and TR, LAR,
  * LSL, VERR, VERW, ARPL, FS and GS bases. SDM 2, under each instruction.
  */
-#include "cpu/x86/mmu.h"
 #include "cpu/x86/seg.h"
+#include "cpu/x86/stack.h"
 
 static void require_protected(struct x86_cpu *c) {
     if (!c->pe || c->vm86)
@@ -42,25 +42,20 @@ static void op_mov_to_sreg(struct x86_cpu *c, const struct x86_insn *i) {
         c->s.shadow_movss = true;
 }
 
-/* `mask` is the stack size before the instruction: POP SS changes it. */
-static void set_sp(struct x86_cpu *c, uint64_t mask, uint64_t sp) {
-    c->s.gpr[RSP] = mask == 0xffff ? (c->s.gpr[RSP] & ~mask) | (sp & mask) : sp & mask;
-}
-
 /* With a 32-bit operand size processors of today store 16 bits and leave the others (SDM 2B, PUSH).
  */
 static void op_push_sreg(struct x86_cpu *c, const struct x86_insn *i) {
-    uint64_t sp = (c->s.gpr[RSP] - i->osize) & c->stack_mask;
+    uint64_t sp = c->s.gpr[RSP] - i->osize;
     unsigned size = i->osize == 8 ? 8 : 2;
-    mmu_st(c, cpu_linear(c, SEG_SS, sp, size, true), c->s.seg[i->aux].sel, size, SEG_SS);
-    set_sp(c, c->stack_mask, sp);
+    mmu_st(c, stack_linear(c, sp, size, true), c->s.seg[i->aux].sel, size, SEG_SS);
+    stack_set(c, sp);
 }
 
+/* The stack pointer is as wide as the stack was before: POP SS may change that. */
 static void op_pop_sreg(struct x86_cpu *c, const struct x86_insn *i) {
-    uint64_t mask = c->stack_mask, sp = c->s.gpr[RSP] & mask;
-    uint16_t sel = mmu_ld16(c, cpu_linear(c, SEG_SS, sp, i->osize, false), SEG_SS);
-    load_sreg(c, i->aux, sel);
-    set_sp(c, mask, sp + i->osize);
+    uint64_t mask = c->stack_mask, sp = c->s.gpr[RSP];
+    load_sreg(c, i->aux, (uint16_t)stack_peek(c, 0, i->osize));
+    c->s.gpr[RSP] = (sp & ~mask) | ((sp + i->osize) & mask);
     if (i->aux == SEG_SS)
         c->s.shadow_movss = true;
 }
@@ -153,7 +148,7 @@ static void op_lar(struct x86_cpu *c, const struct x86_insn *i) {
     bool ok = fetch_typed(c, load_rm16(c, i, i->src), c->lma ? LAR_LONG : LAR_LEGACY, &d);
     set_zf(c, ok);
     if (ok)
-        reg_set(c, i->dst, i->osize, d.hi & 0x00f0ff00);
+        reg_set(c, i->dst, i->osize, d.hi & 0x00ffff00);
 }
 
 static void op_lsl(struct x86_cpu *c, const struct x86_insn *i) {
@@ -177,17 +172,16 @@ static void op_verw(struct x86_cpu *c, const struct x86_insn *i) {
     set_zf(c, fetch_visible(c, load_rm16(c, i, i->dst), &d) && desc_is_writable_data(&d));
 }
 
+/* Memory that does not change need not be writable. */
 static void op_arpl(struct x86_cpu *c, const struct x86_insn *i) {
     require_protected(c);
-    bool mem = i->flags & INSN_MEM;
-    uint64_t lin = mem ? insn_linear(c, i, 2, true) : 0;
-    uint16_t dst = mem ? mmu_ld16(c, lin, i->seg) : reg16(c, i->dst);
-    uint16_t rpl = reg16(c, i->src) & 3;
+    uint16_t dst = load_rm16(c, i, i->dst), rpl = reg16(c, i->src) & 3;
+    uint16_t raised = (uint16_t)((dst & ~3u) | rpl);
     bool raise = (dst & 3) < rpl;
-    if (raise && mem)
-        mmu_st16(c, lin, (dst & ~3u) | rpl, i->seg);
+    if (raise && i->flags & INSN_MEM)
+        mmu_st16(c, insn_linear(c, i, 2, true), raised, i->seg);
     else if (raise)
-        set_reg16(c, i->dst, (dst & ~3u) | rpl);
+        set_reg16(c, i->dst, raised);
     set_zf(c, raise);
 }
 
