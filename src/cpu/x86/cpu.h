@@ -24,8 +24,9 @@
 #define TLB_SIZE (1u << TLB_BITS)
 
 /*
- * One page's translation. A tag is (linear page number | address-space id << 52), or TLB_INVALID where that access
- * must take the slow path; `mask` hides the id for global pages. addend + linear = host.
+ * One page's translation. A tag is (linear page number | address-space id << 52), or TLB_INVALID
+ * where that access must take the slow path; `mask` hides the id for global pages. addend + linear
+ * = host.
  */
 struct tlb_entry {
     uint64_t rd, wr, ex, mask;
@@ -35,7 +36,8 @@ struct tlb_entry {
 #define TLB_INVALID (1ull << 51) /* not a canonical page number */
 #define TLB_PAGE_BITS ((1ull << 52) - 1)
 
-/* Which TLB: by privilege, and by RFLAGS.AC where SMAP is on. TLB_OFF is always empty (alignment checks on). */
+/* Which TLB: by privilege, and by RFLAGS.AC where SMAP is on. TLB_OFF is always empty (alignment
+ * checks on). */
 enum { TLB_SUPER, TLB_USER, TLB_SUPER_AC, TLB_OFF, TLB_COUNT };
 
 struct x86_exception {
@@ -48,8 +50,7 @@ struct x86_exception {
     uint64_t dr6;  /* #DB: bits to set in DR6 on delivery */
 };
 
-struct block;
-struct interp;
+struct interp; /* interp.c: blocks and the vm they belong to */
 
 struct x86_cpu {
     struct vcpu v;
@@ -62,10 +63,11 @@ struct x86_cpu {
     uint8_t code_size; /* 16, 32, 64 */
     bool mode64;       /* long mode, 64-bit code segment */
     bool pe, vm86, lma, paging;
-    uint8_t flat;        /* bit per segment register: base 0, limit 4 GiB, usable for reading and writing */
-    uint64_t stack_mask; /* 0xffff, 0xffffffff or ~0 */
-    uint64_t base64[6];  /* segment bases as 64-bit mode sees them: only FS and GS count */
-    uint64_t asid;       /* current address-space id << 52 */
+    uint8_t
+        flat; /* bit per segment register: base 0, limit 4 GiB, usable for reading and writing */
+    uint64_t stack_mask;         /* 0xffff, 0xffffffff or ~0 */
+    uint64_t base64[6];          /* segment bases as 64-bit mode sees them: only FS and GS count */
+    uint64_t asid;               /* current address-space id << 52 */
     struct tlb_entry *tlb;       /* for accesses at this privilege */
     struct tlb_entry *tlb_fetch; /* for instruction fetch */
 
@@ -77,12 +79,29 @@ struct x86_cpu {
 
     struct x86_exception exc; /* what cpu_raise() left */
     struct x86_exception exc_prev;
-    bool exc_nested;          /* exc_prev was being delivered when exc was raised */
-    uint64_t dr6_pending;     /* debug conditions (B0-B3, BS) to be reported after this instruction */
+    bool exc_nested;      /* exc_prev was being delivered when exc was raised */
+    uint64_t dr6_pending; /* debug conditions (B0-B3, BS) to be reported after this instruction */
     jmp_buf jmp;
 
+    /* Address spaces: PCID -> id, 0 where none is assigned (mmu.c). */
+    uint16_t asid_of[4096];
+    uint16_t asid_last;
+    uint64_t large_2m[16], large_1g[16]; /* hashes of large pages that have TLB entries */
+    uint64_t paging_gen; /* bumped when what was looked up by linear address is stale */
+    uint64_t
+        context; /* asid, paging_gen, privilege and code size in one word: keys the jump cache */
+    struct ram_run {
+        uint64_t gpa, bytes;
+        uint8_t *host;
+    } ram_run[8];       /* the largest runs of RAM, for page walks */
+    uint64_t apic_page; /* guest-physical address of the local APIC's page */
+    bool watching;      /* data breakpoints or a debugger's watchpoints are set */
+    bool stopping;      /* instruction breakpoints are set, in DR7 or by a debugger */
+    const struct engine_debug *debug;
+    uint64_t debug_watch_addr; /* linear address of a debugger's watchpoint that was hit */
+    bool debug_watch_hit;
+
     uint64_t icount;
-    uint64_t paging_gen; /* bumped by cpu_flush_*: what was looked up by linear address is stale */
     struct interp *interp;
     struct tlb_entry tlbs[TLB_COUNT][TLB_SIZE];
 };
@@ -123,7 +142,10 @@ static inline void set_reg64(struct x86_cpu *c, unsigned off, uint64_t v) {
 }
 /* By operand size in bytes. */
 static inline uint64_t reg_get(struct x86_cpu *c, unsigned off, unsigned size) {
-    return size == 8 ? reg64(c, off) : size == 4 ? reg32(c, off) : size == 2 ? reg16(c, off) : reg8(c, off);
+    return size == 8   ? reg64(c, off)
+           : size == 4 ? reg32(c, off)
+           : size == 2 ? reg16(c, off)
+                       : reg8(c, off);
 }
 static inline void reg_set(struct x86_cpu *c, unsigned off, unsigned size, uint64_t v) {
     if (size == 8)
@@ -141,7 +163,8 @@ static inline void reg_set(struct x86_cpu *c, unsigned off, unsigned size, uint6
 static inline uint64_t cpu_flags(const struct x86_cpu *c) {
     return c->s.rflags | c->cc;
 }
-/* Takes all of `v` as it is (callers mask). When TF, IF, VM or AC may change, cpu_update_mode() must follow. */
+/* Takes all of `v` as it is (callers mask). When TF, IF, VM or AC may change, cpu_update_mode()
+ * must follow. */
 static inline void cpu_set_flags(struct x86_cpu *c, uint64_t v) {
     c->s.rflags = (v & ~(uint64_t)FLAG_ARITH) | FLAG_FIXED;
     c->cc = (uint32_t)v & FLAG_ARITH;
@@ -152,8 +175,11 @@ static inline void cpu_set_flags(struct x86_cpu *c, uint64_t v) {
 noreturn void cpu_raise(struct x86_cpu *c, unsigned vector);
 noreturn void cpu_raise_err(struct x86_cpu *c, unsigned vector, uint32_t error);
 noreturn void cpu_raise_pf(struct x86_cpu *c, uint64_t linear, uint32_t error);
-/* Leaves the current block without effect and goes round the loop at c->s.rip (state already final). */
-noreturn void cpu_resync(struct x86_cpu *c);
+/*
+ * Makes the loop take control after the current instruction instead of running on in its block: the
+ * code under it was written, or a debug condition is pending. (interp.c)
+ */
+void cpu_end_block(struct x86_cpu *c);
 
 static inline void cpu_require_cpl0(struct x86_cpu *c) {
     if (unlikely(c->cpl != 0))
@@ -162,26 +188,31 @@ static inline void cpu_require_cpl0(struct x86_cpu *c) {
 
 /* ---- mode (cpu.c) ---- */
 
-/* Recomputes everything derived after a change of CR0, CR4, EFER, CS, SS, other segments, RFLAGS.VM/AC or CPL. */
+/* Recomputes everything derived after a change of CR0, CR4, EFER, CS, SS, other segments,
+ * RFLAGS.VM/AC or CPL. */
 void cpu_update_mode(struct x86_cpu *c);
 /* CPL is SS.DPL in protected mode; sets it there and updates the mode. */
 void cpu_set_cpl(struct x86_cpu *c, unsigned cpl);
 
 /* ---- TLB maintenance (mmu.c) ---- */
 
-void mmu_flush_all(struct x86_cpu *c);           /* global entries too */
-void mmu_flush_nonglobal(struct x86_cpu *c);     /* every PCID */
+void mmu_flush_all(struct x86_cpu *c);                 /* global entries too */
+void mmu_flush_nonglobal(struct x86_cpu *c);           /* every PCID */
 void mmu_flush_pcid(struct x86_cpu *c, unsigned pcid); /* non-global entries of one PCID */
-void mmu_flush_page(struct x86_cpu *c, uint64_t linear); /* INVLPG: this page in the current PCID, and global */
+void mmu_flush_page(struct x86_cpu *c,
+                    uint64_t linear); /* INVLPG: this page in the current PCID, and global */
 void mmu_flush_page_pcid(struct x86_cpu *c, uint64_t linear, unsigned pcid); /* INVPCID type 0 */
-/* After CR3 has a new value in s.cr3: picks the address-space id; flushes it unless `keep` (bit 63 with PCIDE). */
+/* After CR3 has a new value in s.cr3: picks the address-space id; flushes it unless `keep` (bit 63
+ * with PCIDE). */
 void mmu_switch_space(struct x86_cpu *c, bool keep);
-/* Loads s.pdpte from CR3 in PAE paging; #GP(0) on reserved bits. `cr3` is the new value. Raises before it changes anything. */
+/* Loads s.pdpte from CR3 in PAE paging; #GP(0) on reserved bits. `cr3` is the new value. Raises
+ * before it changes anything. */
 void mmu_load_pdptes(struct x86_cpu *c, uint64_t cr3);
 /* Data breakpoints (DR7, debugger) changed. */
 void mmu_watch_changed(struct x86_cpu *c);
 
-/* ---- memory (mmu.h has the inline accessors) ---- */
+/* The map of guest-physical memory or the APIC's base changed: forgets all of it. (mmu.c) */
+void mmu_remap(struct x86_cpu *c);
 
 /* ---- effective and linear addresses ---- */
 
@@ -191,8 +222,8 @@ static inline uint64_t insn_ea(struct x86_cpu *c, const struct x86_insn *i) {
 }
 
 /*
- * Legacy and compatibility modes: checks usability, type and limit of `seg` for an access of `size` bytes at `ea` and
- * returns the linear address (32 bits). #GP(0), or #SS(0) for SS. (seg.c)
+ * Legacy and compatibility modes: checks usability, type and limit of `seg` for an access of `size`
+ * bytes at `ea` and returns the linear address (32 bits). #GP(0), or #SS(0) for SS. (seg.c)
  */
 uint64_t seg_linear(struct x86_cpu *c, unsigned seg, uint64_t ea, unsigned size, bool write);
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Guest-linear memory as instructions see it: the software TLB's inline hit paths; everything else (page walk, page
- * crossings, MMIO, watchpoints, alignment checks, canonical faults) is in mmu.c. `seg` only chooses between #GP
- * and #SS for a non-canonical address: pass the segment register of the access (SEG_SS for the stack).
+ * Guest-linear memory as instructions see it: the software TLB's inline hit paths; everything else
+ * (page walk, page crossings, MMIO, watchpoints, alignment checks, canonical faults) is in mmu.c.
+ * `seg` only chooses between #GP and #SS for a non-canonical address: pass the segment register of
+ * the access (SEG_SS for the stack).
  */
 #ifndef RINGFENCE_CPU_X86_MMU_H
 #define RINGFENCE_CPU_X86_MMU_H
@@ -16,7 +17,8 @@ void mmu_st_slow(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, uns
 void *mmu_rmw_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg);
 void mmu_wrote_slow(struct x86_cpu *c, const void *host, unsigned size);
 
-/* To be called after every store through a host pointer into guest RAM (self-modifying code, dirty log). */
+/* To be called after every store through a host pointer into guest RAM (self-modifying code, dirty
+ * log). */
 static inline void mmu_wrote(struct x86_cpu *c, const void *host, unsigned size) {
     atomic_signal_fence(memory_order_seq_cst);
     uint64_t page = (uint64_t)((const uint8_t *)host - c->ram) >> PAGE_SHIFT;
@@ -32,8 +34,8 @@ static inline bool tlb_hit(const struct x86_cpu *c, const struct tlb_entry *e, u
     return (((lin >> PAGE_SHIFT | c->asid) ^ tag) & e->mask) == 0;
 }
 
-/* mmu_ld8..64, mmu_st8..64: at the current privilege. Unaligned and page-crossing accesses are fine; a store that
- * crosses a page checks both pages before it changes either. */
+/* mmu_ld8..64, mmu_st8..64: at the current privilege. Unaligned and page-crossing accesses are
+ * fine; a store that crosses a page checks both pages before it changes either. */
 #define MMU_ACCESS(bits)                                                                           \
     static inline uint##bits##_t mmu_ld##bits(struct x86_cpu *c, uint64_t lin, unsigned seg) {     \
         const struct tlb_entry *e = tlb_slot(c->tlb, lin);                                         \
@@ -67,7 +69,8 @@ static inline uint64_t mmu_ld(struct x86_cpu *c, uint64_t lin, unsigned size, un
            : size == 2 ? mmu_ld16(c, lin, seg)
                        : mmu_ld8(c, lin, seg);
 }
-static inline void mmu_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg) {
+static inline void mmu_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size,
+                          unsigned seg) {
     if (size == 8)
         mmu_st64(c, lin, v, seg);
     else if (size == 4)
@@ -79,9 +82,9 @@ static inline void mmu_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned 
 }
 
 /*
- * For read-modify-write: checks the access as a write (as the processor does) and returns host memory when it is RAM
- * within one page; NULL when it is MMIO, ROM, or crosses a page: then use mmu_ld and mmu_st, which cannot fault any more.
- * Call mmu_wrote() after storing.
+ * For read-modify-write: checks the access as a write (as the processor does) and returns host
+ * memory when it is RAM within one page; NULL when it is MMIO, ROM, or crosses a page: then use
+ * mmu_ld and mmu_st, which cannot fault any more. Call mmu_wrote() after storing.
  */
 static inline void *mmu_rmw(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
     const struct tlb_entry *e = tlb_slot(c->tlb, lin);
@@ -90,29 +93,33 @@ static inline void *mmu_rmw(struct x86_cpu *c, uint64_t lin, unsigned size, unsi
     return mmu_rmw_slow(c, lin, size, seg);
 }
 
-/* A locked read-modify-write that mmu_rmw answered NULL for runs between these (one lock for the whole vm). */
+/* A locked read-modify-write that mmu_rmw answered NULL for runs between these (one lock for the
+ * whole vm). */
 void mmu_bus_lock(struct x86_cpu *c);
 void mmu_bus_unlock(struct x86_cpu *c);
 
 /*
- * Any length (at most 4096), at the current privilege. mmu_write checks all of it before it changes anything.
- * mmu_probe raises what such an access would raise and changes nothing but A and D bits.
+ * Any length (at most 4096), at the current privilege. mmu_write checks all of it before it changes
+ * anything. mmu_probe raises what such an access would raise and changes nothing but A and D bits.
  */
 void mmu_read(struct x86_cpu *c, uint64_t lin, void *buf, unsigned len, unsigned seg);
 void mmu_write(struct x86_cpu *c, uint64_t lin, const void *buf, unsigned len, unsigned seg);
 void mmu_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, unsigned seg);
 
-/* Implicit supervisor accesses (GDT, LDT, IDT, TSS): whatever the CPL, SMAP not overridden by AC. */
+/* Implicit supervisor accesses (GDT, LDT, IDT, TSS): whatever the CPL, SMAP not overridden by AC.
+ */
 uint64_t mmu_sys_ld(struct x86_cpu *c, uint64_t lin, unsigned size);
 void mmu_sys_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size);
 void mmu_sys_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write);
 
-/* At a privilege that is not the current one (pushes to an inner stack before the switch): user = CPL 3. */
+/* At a privilege that is not the current one (pushes to an inner stack before the switch): user =
+ * CPL 3. */
 void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user);
 void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool user);
 
-/* For string instructions: host memory at lin for reading or writing up to the end of its page, with the number of bytes in
- * *avail; NULL when it must go through mmu_ld/mmu_st (MMIO, watchpoints). Raises the fault of a 1-byte access. */
+/* For string instructions: host memory at lin for reading or writing up to the end of its page,
+ * with the number of bytes in *avail; NULL when it must go through mmu_ld/mmu_st (MMIO,
+ * watchpoints). Raises the fault of a 1-byte access. */
 void *mmu_host(struct x86_cpu *c, uint64_t lin, bool write, unsigned seg, uint64_t *avail);
 
 #endif

@@ -12,9 +12,11 @@
 enum x86_gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
 enum x86_sreg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS };
 
-/* Segment attributes as in bits 8..15 and 20..23 of a descriptor's upper half, moved down (as VMX and KVM keep them). */
+/* Segment attributes as in bits 8..15 and 20..23 of a descriptor's upper half, moved down (as VMX
+ * and KVM keep them). */
 enum {
-    SEG_TYPE = 0x000f, /* with S: bit 0 accessed, 1 writable/readable, 2 expand-down/conforming, 3 code */
+    SEG_TYPE =
+        0x000f, /* with S: bit 0 accessed, 1 writable/readable, 2 expand-down/conforming, 3 code */
     SEG_S = 0x0010,
     SEG_DPL = 0x0060,
     SEG_P = 0x0080,
@@ -145,7 +147,7 @@ struct x86_fpu {
     uint64_t fip, fdp;
     uint16_t fcs, fds;
     uint32_t mxcsr;
-    _Alignas(16) uint8_t st[8][16];  /* ST(0)..ST(7), relative to TOP as in FXSAVE; 80 bits each */
+    _Alignas(16) uint8_t st[8][16];   /* ST(0)..ST(7), relative to TOP as in FXSAVE; 80 bits each */
     _Alignas(64) uint8_t zmm[32][64]; /* XMM and YMM are the low parts */
     uint64_t k[8];
 };
@@ -172,22 +174,25 @@ struct x86_state {
     struct x86_seg seg[6], ldtr, tr;
     struct x86_dtr gdtr, idtr;
     uint64_t cr0, cr2, cr3, cr4, xcr0, efer;
-    uint64_t dr[8]; /* 0..3, 6, 7 are used */
+    uint64_t dr[8];    /* 0..3, 6, 7 are used */
     uint64_t pdpte[4]; /* PAE paging: loaded by MOV CR3 (SDM 3A 4.4.1) */
     struct x86_msrs msr;
     int64_t tsc_offset; /* guest TSC = clock_tsc() + tsc_offset */
     struct x86_fpu fpu;
-    enum x86_activity activity;
-    bool nmi_blocked;    /* between NMI delivery and IRET */
-    bool shadow_sti;     /* interrupts are inhibited for the next instruction */
-    bool shadow_movss;   /* interrupts and debug traps are inhibited for the next instruction */
+    bool nmi_blocked; /* between NMI delivery and IRET */
+    /* The next eight bytes are all zero in the common case; loops test them as one word. */
+    _Alignas(8) enum x86_activity activity;
+    bool shadow_sti;   /* interrupts are inhibited for the next instruction */
+    bool shadow_movss; /* interrupts and debug traps are inhibited for the next instruction */
     bool nmi_pending;
+    bool zero_pad;
     /* The local APIC keeps its own state (dev/lapic.h), TPR (CR8) and IA32_APIC_BASE included. */
 };
 
 /* Power-up state (SDM 3A 9.1.1, table 9-1); `bsp` picks the activity. */
 void x86_state_reset(struct x86_state *s, bool bsp);
-/* INIT# (same table): keeps caches, x87 and SSE state, and most MSRs. Leaves WAIT_SIPI unless bsp. */
+/* INIT# (same table): keeps caches, x87 and SSE state, and most MSRs. Leaves WAIT_SIPI unless bsp.
+ */
 void x86_state_init_ipi(struct x86_state *s, bool bsp);
 /* Startup IPI: real mode at vector:0000. */
 void x86_state_sipi(struct x86_state *s, uint8_t vector);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Linear to guest-physical without side effects, from architectural state alone: for debuggers and dumps. */
+/* Linear to guest-physical without side effects, from architectural state alone: for debuggers and
+ * dumps. */
 #ifndef RINGFENCE_CPU_X86_TRANSLATE_H
 #define RINGFENCE_CPU_X86_TRANSLATE_H
 

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guest-linear memory behind the TLB's inline hit paths: fills, page crossings, MMIO and ROM, the
+ * local APIC's page, watchpoints, alignment checks and canonical faults. SDM 3A chapters 3.3 and 4.
+ */
+#include "cpu/x86/mmu.h"
+
+#include "cpu/x86/debugreg.h"
+#include "cpu/x86/interp.h"
+#include "cpu/x86/tlb.h"
+#include "cpu/x86/walk.h"
+
+/* Where an access goes. */
+struct place {
+    uint8_t *host; /* NULL: not memory, or not writable memory for a write */
+    uint64_t gpa;
+    bool rom;
+};
+
+static unsigned current_kind(const struct x86_cpu *c) {
+    unsigned kind = (unsigned)((c->tlb - c->tlbs[0]) / TLB_SIZE);
+    return kind == TLB_OFF ? TLB_USER : kind;
+}
+
+static bool on_apic_page(const struct x86_cpu *c, uint64_t gpa) {
+    return (gpa & ~PAGE_MASK) == c->apic_page;
+}
+
+/* ---- translation ---- */
+
+static void fill(struct x86_cpu *c, unsigned kind, uint64_t lin, const struct walk *w,
+                 const struct mem_hit *hit) {
+    struct tlb_entry *e = tlb_slot(c->tlbs[kind], lin);
+    uint64_t tag = lin >> PAGE_SHIFT | c->asid;
+    bool watched = c->watching && debug_page_watched(c, lin);
+    e->addend = (uintptr_t)hit->host - lin;
+    e->mask = w->global ? TLB_PAGE_BITS : UINT64_MAX;
+    e->rd = w->read && !watched ? tag : TLB_INVALID;
+    e->wr = w->write && !watched && hit->kind == MEM_RAM ? tag : TLB_INVALID;
+    e->ex = w->fetch ? tag : TLB_INVALID;
+    if (w->page_bytes > PAGE_SIZE)
+        tlb_note_large(c, lin, w->page_bytes);
+}
+
+static noreturn void raise_walk_fault(struct x86_cpu *c, uint64_t lin, uint32_t fault) {
+    cpu_raise_pf(c, lin, fault & ~WALK_FAULT);
+}
+
+/* One page's worth of an access: raises #PF, fills the TLB when it is memory. */
+static struct place locate(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned access) {
+    struct walk w;
+    uint32_t fault = walk(c, kind, lin, access, &w);
+    if (fault)
+        raise_walk_fault(c, lin, fault);
+    struct place p = {.gpa = w.gpa};
+    if (on_apic_page(c, w.gpa))
+        return p;
+    struct mem_hit hit;
+    mem_lookup(c->mem, GPA(w.gpa), &hit);
+    if (hit.kind != MEM_RAM && hit.kind != MEM_ROM)
+        return p;
+    p.rom = hit.kind == MEM_ROM;
+    if (!(access & WALK_W) || !p.rom)
+        p.host = hit.host;
+    fill(c, kind, lin, &w, &hit);
+    return p;
+}
+
+static struct place locate_data(struct x86_cpu *c, unsigned kind, uint64_t lin, bool write) {
+    const struct tlb_entry *e = tlb_slot(c->tlbs[kind], lin);
+    if (tlb_hit(c, e, write ? e->wr : e->rd, lin))
+        return (struct place){.host = (uint8_t *)(lin + e->addend)};
+    return locate(c, kind, lin, write ? WALK_W : 0);
+}
+
+static noreturn void raise_stack_or_gp(struct x86_cpu *c, unsigned seg) {
+    cpu_raise_err(c, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
+}
+
+static bool canonical(uint64_t lin) {
+    return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
+}
+
+/* What precedes translation: address size, canonical form, alignment. Returns the address to use.
+ */
+static uint64_t check_linear(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    if (!c->mode64)
+        lin &= UINT32_MAX;
+    else if (!canonical(lin) || !canonical(lin + size - 1))
+        raise_stack_or_gp(c, seg);
+    if (unlikely(c->tlb == c->tlbs[TLB_OFF]) && size <= 8 && lin & (size - 1))
+        cpu_raise_err(c, EXC_AC, 0);
+    return lin;
+}
+
+static bool crosses(uint64_t lin, unsigned len) {
+    return (lin & PAGE_MASK) + len > PAGE_SIZE;
+}
+
+static uint64_t second_page(const struct x86_cpu *c, uint64_t lin) {
+    uint64_t next = (lin | PAGE_MASK) + 1;
+    return c->lma ? next : next & UINT32_MAX;
+}
+
+/* ---- accesses within one page ---- */
+
+static uint64_t place_read(struct x86_cpu *c, const struct place *p, unsigned size) {
+    uint64_t v = 0;
+    if (p->host) {
+        memcpy(&v, p->host, size);
+        return v;
+    }
+    if (on_apic_page(c, p->gpa))
+        return c->v.irqchip->mmio_read(c->v.apic, p->gpa & PAGE_MASK, size);
+    return mem_io_read(c->mem, GPA(p->gpa), size);
+}
+
+static void place_write(struct x86_cpu *c, const struct place *p, uint64_t v, unsigned size) {
+    if (p->host) {
+        memcpy(p->host, &v, size);
+        mmu_wrote(c, p->host, size);
+    } else if (p->rom) {
+        return;
+    } else if (on_apic_page(c, p->gpa)) {
+        c->v.irqchip->mmio_write(c->v.apic, p->gpa & PAGE_MASK, size, v);
+    } else {
+        mem_io_write(c->mem, GPA(p->gpa), size, v);
+    }
+}
+
+static uint64_t load(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned size) {
+    if (!crosses(lin, size)) {
+        struct place p = locate_data(c, kind, lin, false);
+        return place_read(c, &p, size);
+    }
+    unsigned first = (unsigned)(PAGE_SIZE - (lin & PAGE_MASK));
+    uint64_t buf[2] = {0, 0};
+    struct place a = locate_data(c, kind, lin, false);
+    struct place b = locate_data(c, kind, second_page(c, lin), false);
+    for (unsigned n = 0; n < size; n++) {
+        struct place at = n < first ? a : b;
+        unsigned off = n < first ? n : n - first;
+        at.gpa += off;
+        at.host = at.host ? at.host + off : NULL;
+        ((uint8_t *)buf)[n] = (uint8_t)place_read(c, &at, 1);
+    }
+    return buf[0];
+}
+
+static void store(struct x86_cpu *c, unsigned kind, uint64_t lin, uint64_t v, unsigned size) {
+    if (!crosses(lin, size)) {
+        struct place p = locate_data(c, kind, lin, true);
+        place_write(c, &p, v, size);
+        return;
+    }
+    unsigned first = (unsigned)(PAGE_SIZE - (lin & PAGE_MASK));
+    struct place a = locate_data(c, kind, lin, true);
+    struct place b = locate_data(c, kind, second_page(c, lin), true);
+    for (unsigned n = 0; n < size; n++) {
+        struct place at = n < first ? a : b;
+        unsigned off = n < first ? n : n - first;
+        at.gpa += off;
+        at.host = at.host ? at.host + off : NULL;
+        place_write(c, &at, v >> (8 * n) & 0xff, 1);
+    }
+}
+
+/* ---- at the current privilege ---- */
+
+uint64_t mmu_ld_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    lin = check_linear(c, lin, size, seg);
+    uint64_t v = load(c, current_kind(c), lin, size);
+    if (c->watching)
+        debug_access(c, lin, size, false);
+    return v;
+}
+
+void mmu_st_slow(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg) {
+    lin = check_linear(c, lin, size, seg);
+    store(c, current_kind(c), lin, v, size);
+    if (c->watching)
+        debug_access(c, lin, size, true);
+}
+
+static void probe(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned len, bool write) {
+    locate_data(c, kind, lin, write);
+    if (crosses(lin, len))
+        locate_data(c, kind, second_page(c, lin), write);
+}
+
+void *mmu_rmw_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    lin = check_linear(c, lin, size, seg);
+    if (crosses(lin, size)) {
+        probe(c, current_kind(c), lin, size, true);
+        return NULL;
+    }
+    struct place p = locate_data(c, current_kind(c), lin, true);
+    if (c->watching && debug_page_watched(c, lin))
+        return NULL;
+    return p.host;
+}
+
+void mmu_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, unsigned seg) {
+    lin = check_linear(c, lin, len, seg);
+    probe(c, current_kind(c), lin, len, write);
+}
+
+void mmu_read(struct x86_cpu *c, uint64_t lin, void *buf, unsigned len, unsigned seg) {
+    mmu_probe(c, lin, len, false, seg);
+    uint8_t *out = buf;
+    for (unsigned n = 0; n < len;) {
+        unsigned step = len - n >= 8 ? 8 : 1;
+        uint64_t v = mmu_ld(c, lin + n, step, seg);
+        memcpy(out + n, &v, step);
+        n += step;
+    }
+}
+
+void mmu_write(struct x86_cpu *c, uint64_t lin, const void *buf, unsigned len, unsigned seg) {
+    mmu_probe(c, lin, len, true, seg);
+    const uint8_t *in = buf;
+    for (unsigned n = 0; n < len;) {
+        unsigned step = len - n >= 8 ? 8 : 1;
+        uint64_t v = 0;
+        memcpy(&v, in + n, step);
+        mmu_st(c, lin + n, v, step, seg);
+        n += step;
+    }
+}
+
+void *mmu_host(struct x86_cpu *c, uint64_t lin, bool write, unsigned seg, uint64_t *avail) {
+    lin = check_linear(c, lin, 1, seg);
+    struct place p = locate_data(c, current_kind(c), lin, write);
+    if (c->watching && debug_page_watched(c, lin))
+        return NULL;
+    *avail = PAGE_SIZE - (lin & PAGE_MASK);
+    return p.host;
+}
+
+/* ---- system structures and other privileges ---- */
+
+static uint64_t sys_linear(const struct x86_cpu *c, uint64_t lin) {
+    return c->lma ? lin : lin & UINT32_MAX;
+}
+
+static void sys_check(struct x86_cpu *c, uint64_t lin) {
+    if (c->lma && !canonical(lin))
+        cpu_raise_err(c, EXC_GP, 0);
+}
+
+uint64_t mmu_sys_ld(struct x86_cpu *c, uint64_t lin, unsigned size) {
+    sys_check(c, lin);
+    return load(c, TLB_SUPER, sys_linear(c, lin), size);
+}
+
+void mmu_sys_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size) {
+    sys_check(c, lin);
+    store(c, TLB_SUPER, sys_linear(c, lin), v, size);
+}
+
+void mmu_sys_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write) {
+    sys_check(c, lin);
+    probe(c, TLB_SUPER, sys_linear(c, lin), len, write);
+}
+
+void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user) {
+    if (c->lma && !canonical(lin))
+        cpu_raise_err(c, EXC_SS, 0);
+    probe(c, user ? TLB_USER : TLB_SUPER, sys_linear(c, lin), len, write);
+}
+
+void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool user) {
+    if (c->lma && !canonical(lin))
+        cpu_raise_err(c, EXC_SS, 0);
+    store(c, user ? TLB_USER : TLB_SUPER, sys_linear(c, lin), v, size);
+}
+
+/* ---- instruction fetch ---- */
+
+uint8_t *mmu_fetch(struct x86_cpu *c, uint64_t lin, uint64_t *gpa) {
+    const struct tlb_entry *e = tlb_slot(c->tlb_fetch, lin);
+    if (likely(tlb_hit(c, e, e->ex, lin)))
+        return (uint8_t *)(lin + e->addend);
+    unsigned kind = c->cpl == 3 ? TLB_USER : TLB_SUPER;
+    struct place p = locate(c, kind, lin, WALK_FETCH);
+    *gpa = p.gpa;
+    return p.host;
+}
+
+/* ---- writes that others must hear of; bus lock ---- */
+
+void mmu_wrote_slow(struct x86_cpu *c, const void *host, unsigned size) {
+    mem_wrote(c->mem, host, size);
+    interp_code_written(c, (uint64_t)((const uint8_t *)host - c->ram) >> PAGE_SHIFT);
+}
+
+void mmu_bus_lock(struct x86_cpu *c) {
+    interp_bus_lock(c);
+}
+
+void mmu_bus_unlock(struct x86_cpu *c) {
+    interp_bus_unlock(c);
+}
