@@ -80,5 +80,6 @@ void x86_cpuid_query(const struct x86_cpuid *id, unsigned index, const struct x8
 
 /* Names of models and features, NULL-terminated, for help and suggestions. */
 const char *const *x86_cpuid_models(void);
+const char *const *x86_cpuid_features(void);
 
 #endif
