@@ -1,0 +1,482 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * FXSAVE, FXRSTOR, the XSAVE family, XGETBV and XSETBV, for x87, SSE and AVX state. SDM 1
+ * chapters 10.5 and 13.
+ *
+ * XINUSE is exact: a component is in use when it is not in its initial configuration. XSAVEOPT and
+ * XSAVES have no modified optimization (a processor may have none).
+ */
+#include "cpu/x86/mmu.h"
+#include "cpu/x86/x87.h"
+
+#define LEGACY_SIZE 512
+#define HEADER 512
+#define AVX_OFFSET 576 /* in the compacted format, too: nothing comes before it */
+#define AVX_SIZE 256
+#define MXCSR_RESERVED 0xffff0000u
+#define MXCSR_INIT 0x1f80u
+#define FCW_INIT 0x37f
+
+/* Fields of the legacy region (SDM 1 table 10-2). */
+enum {
+    FX_FCW = 0,
+    FX_FSW = 2,
+    FX_FTW = 4,
+    FX_FOP = 6,
+    FX_FIP = 8,
+    FX_FCS = 12,
+    FX_FDP = 16,
+    FX_FDS = 20,
+    FX_MXCSR = 24,
+    FX_MXCSR_MASK = 28,
+    FX_ST = 32,
+    FX_XMM = 160
+};
+
+/* What is saved by one instruction, and where. */
+struct save {
+    uint64_t rfbm;  /* components asked for */
+    uint64_t write; /* components to be written */
+    uint64_t bv;    /* XSTATE_BV to store */
+    bool compact;
+};
+
+static uint16_t get16(const uint8_t *p) {
+    uint16_t v;
+    memcpy(&v, p, 2);
+    return v;
+}
+static uint32_t get32(const uint8_t *p) {
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+static uint64_t get64(const uint8_t *p) {
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return v;
+}
+static void put16(uint8_t *p, uint16_t v) {
+    memcpy(p, &v, 2);
+}
+static void put32(uint8_t *p, uint32_t v) {
+    memcpy(p, &v, 4);
+}
+static void put64(uint8_t *p, uint64_t v) {
+    memcpy(p, &v, 8);
+}
+
+static unsigned visible_registers(const struct x86_insn *i) {
+    return i->mode == 64 ? 16 : 8;
+}
+
+/* REX.W: 64-bit pointers instead of 32-bit ones with selectors. */
+static bool wide(const struct x86_insn *i) {
+    return i->aux;
+}
+
+/* ---- the legacy region ---- */
+
+static void x87_to_image(const struct x86_cpu *c, const struct x86_insn *i, uint8_t *image) {
+    const struct x86_fpu *f = &c->s.fpu;
+    bool selectors = !x86_has(c->cpuid, FEAT_FCS_FDS_DEPRECATED);
+    put16(image + FX_FCW, f->fcw);
+    put16(image + FX_FSW, f->fsw);
+    put16(image + FX_FTW, f->ftw);
+    put16(image + FX_FOP, f->fop);
+    if (wide(i)) {
+        put64(image + FX_FIP, f->fip);
+        put64(image + FX_FDP, f->fdp);
+    } else {
+        put64(image + FX_FIP, (uint32_t)f->fip | (selectors ? (uint64_t)f->fcs << 32 : 0));
+        put64(image + FX_FDP, (uint32_t)f->fdp | (selectors ? (uint64_t)f->fds << 32 : 0));
+    }
+    memset(image + FX_ST, 0, sizeof f->st);
+    for (unsigned n = 0; n < 8; n++)
+        memcpy(image + FX_ST + 16 * n, f->st[n], 10);
+}
+
+static void x87_from_image(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *image) {
+    struct x86_fpu *f = &c->s.fpu;
+    f->fcw = x87_valid_fcw(get16(image + FX_FCW));
+    f->fsw = get16(image + FX_FSW);
+    f->ftw = image[FX_FTW];
+    f->fop = get16(image + FX_FOP) & 0x7ff;
+    f->fip = wide(i) ? get64(image + FX_FIP) : get32(image + FX_FIP);
+    f->fdp = wide(i) ? get64(image + FX_FDP) : get32(image + FX_FDP);
+    f->fcs = wide(i) ? 0 : get16(image + FX_FCS);
+    f->fds = wide(i) ? 0 : get16(image + FX_FDS);
+    memset(f->st, 0, sizeof f->st);
+    for (unsigned n = 0; n < 8; n++)
+        memcpy(f->st[n], image + FX_ST + 16 * n, 10);
+    x87_update_summary(f);
+}
+
+static void xmm_to_image(const struct x86_cpu *c, const struct x86_insn *i, uint8_t *image) {
+    for (unsigned n = 0; n < visible_registers(i); n++)
+        memcpy(image + FX_XMM + 16 * n, c->s.fpu.zmm[n], 16);
+}
+
+static void xmm_from_image(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *image) {
+    for (unsigned n = 0; n < visible_registers(i); n++)
+        memcpy(c->s.fpu.zmm[n], image + FX_XMM + 16 * n, 16);
+}
+
+static void mxcsr_to_image(const struct x86_cpu *c, uint8_t *image) {
+    put32(image + FX_MXCSR, c->s.fpu.mxcsr);
+    put32(image + FX_MXCSR_MASK, ~MXCSR_RESERVED);
+}
+
+static void check_mxcsr(struct x86_cpu *c, const uint8_t *image) {
+    if (get32(image + FX_MXCSR) & MXCSR_RESERVED)
+        cpu_raise_err(c, EXC_GP, 0);
+}
+
+/* ---- FXSAVE, FXRSTOR ---- */
+
+static uint64_t fx_area(struct x86_cpu *c, const struct x86_insn *i, bool write) {
+    if (c->s.cr0 & (CR0_EM | CR0_TS))
+        cpu_raise(c, EXC_NM);
+    uint64_t lin = insn_linear(c, i, LEGACY_SIZE, write);
+    if (lin & 15)
+        cpu_raise_err(c, EXC_GP, 0);
+    return lin;
+}
+
+/* Bytes behind the last XMM register are not written. */
+static void op_fxsave(struct x86_cpu *c, const struct x86_insn *i) {
+    uint8_t image[LEGACY_SIZE];
+    uint64_t lin = fx_area(c, i, true);
+    mmu_probe(c, lin, LEGACY_SIZE, true, i->seg);
+    x87_to_image(c, i, image);
+    mxcsr_to_image(c, image);
+    xmm_to_image(c, i, image);
+    mmu_write(c, lin, image, FX_XMM + 16 * visible_registers(i), i->seg);
+}
+
+static void op_fxrstor(struct x86_cpu *c, const struct x86_insn *i) {
+    uint8_t image[LEGACY_SIZE];
+    mmu_read(c, fx_area(c, i, false), image, LEGACY_SIZE, i->seg);
+    check_mxcsr(c, image);
+    x87_from_image(c, i, image);
+    c->s.fpu.mxcsr = get32(image + FX_MXCSR);
+    xmm_from_image(c, i, image);
+}
+
+/* ---- components ---- */
+
+static bool all_zero(const void *p, size_t n) {
+    const uint8_t *b = p;
+    while (n && *b == 0)
+        b++, n--;
+    return n == 0;
+}
+
+static bool x87_in_use(const struct x86_fpu *f) {
+    return f->fcw != FCW_INIT || f->fsw || f->ftw || f->fop || f->fip || f->fdp || f->fcs ||
+           f->fds || !all_zero(f->st, sizeof f->st);
+}
+
+static uint64_t components_in_use(const struct x86_cpu *c) {
+    const struct x86_fpu *f = &c->s.fpu;
+    uint64_t used = x87_in_use(f) ? XCR0_X87 : 0;
+    for (unsigned n = 0; n < 16; n++) {
+        if (!all_zero(f->zmm[n], 16))
+            used |= XCR0_SSE;
+        if (!all_zero(f->zmm[n] + 16, 16))
+            used |= XCR0_AVX;
+    }
+    return used;
+}
+
+static void x87_init(struct x86_fpu *f) {
+    f->fcw = FCW_INIT;
+    f->fsw = f->fop = f->fcs = f->fds = 0;
+    f->ftw = 0;
+    f->fip = f->fdp = 0;
+    memset(f->st, 0, sizeof f->st);
+}
+
+static void avx_to_image(const struct x86_cpu *c, const struct x86_insn *i, uint8_t *image) {
+    for (unsigned n = 0; n < visible_registers(i); n++)
+        memcpy(image + 16 * n, c->s.fpu.zmm[n] + 16, 16);
+}
+
+/* ---- the XSAVE area ---- */
+
+static void require_xsave(struct x86_cpu *c) {
+    if (!(c->s.cr4 & CR4_OSXSAVE))
+        cpu_raise(c, EXC_UD);
+    if (c->s.cr0 & CR0_TS)
+        cpu_raise(c, EXC_NM);
+}
+
+static uint64_t requested(const struct x86_cpu *c, uint64_t enabled) {
+    return ((uint64_t)(uint32_t)c->s.gpr[RDX] << 32 | (uint32_t)c->s.gpr[RAX]) & enabled;
+}
+
+static uint64_t xsave_area(struct x86_cpu *c, const struct x86_insn *i, unsigned size, bool write) {
+    uint64_t lin = insn_linear(c, i, size, write);
+    if (lin & 63)
+        cpu_raise_err(c, EXC_GP, 0);
+    return lin;
+}
+
+static void write_legacy(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
+                         const struct save *s, bool mxcsr) {
+    uint8_t image[LEGACY_SIZE];
+    if (s->write & XCR0_X87) {
+        x87_to_image(c, i, image);
+        mmu_write(c, lin, image, FX_MXCSR, i->seg);
+        mmu_write(c, lin + FX_ST, image + FX_ST, FX_XMM - FX_ST, i->seg);
+    }
+    if (mxcsr) {
+        mxcsr_to_image(c, image);
+        mmu_write(c, lin + FX_MXCSR, image + FX_MXCSR, 8, i->seg);
+    }
+    if (s->write & XCR0_SSE) {
+        xmm_to_image(c, i, image);
+        mmu_write(c, lin + FX_XMM, image + FX_XMM, 16 * visible_registers(i), i->seg);
+    }
+}
+
+/* The standard format keeps the header's other bytes, the compacted one writes XCOMP_BV. */
+static void write_header(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
+                         const struct save *s) {
+    uint8_t header[16];
+    put64(header, s->bv);
+    put64(header + 8, s->rfbm | 1ull << 63);
+    mmu_write(c, lin + HEADER, header, s->compact ? 16 : 8, i->seg);
+}
+
+static void write_area(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
+                       const struct save *s) {
+    bool mxcsr = s->compact ? s->write & XCR0_SSE : s->rfbm & (XCR0_SSE | XCR0_AVX);
+    write_legacy(c, i, lin, s, mxcsr);
+    if (s->write & XCR0_AVX) {
+        uint8_t image[AVX_SIZE];
+        avx_to_image(c, i, image);
+        mmu_write(c, lin + AVX_OFFSET, image, 16 * visible_registers(i), i->seg);
+    }
+    write_header(c, i, lin, s);
+}
+
+static unsigned area_size(uint64_t components) {
+    return components & XCR0_AVX ? AVX_OFFSET + AVX_SIZE : AVX_OFFSET;
+}
+
+/* ---- XSAVE, XSAVEOPT ---- */
+
+static void xsave_standard(struct x86_cpu *c, const struct x86_insn *i, bool optimized) {
+    require_xsave(c);
+    uint64_t rfbm = requested(c, c->s.xcr0), used = components_in_use(c);
+    uint64_t lin = xsave_area(c, i, area_size(rfbm), true);
+    mmu_probe(c, lin, area_size(rfbm), true, i->seg);
+    uint64_t old = mmu_ld64(c, lin + HEADER, i->seg);
+    struct save s = {
+        .rfbm = rfbm,
+        .write = optimized ? rfbm & used : rfbm,
+        .bv = (old & ~rfbm) | (rfbm & used),
+    };
+    write_area(c, i, lin, &s);
+}
+
+static void op_xsave(struct x86_cpu *c, const struct x86_insn *i) {
+    xsave_standard(c, i, false);
+}
+
+static void op_xsaveopt(struct x86_cpu *c, const struct x86_insn *i) {
+    xsave_standard(c, i, true);
+}
+
+/* ---- XSAVEC, XSAVES ---- */
+
+static void xsave_compact(struct x86_cpu *c, const struct x86_insn *i, uint64_t enabled) {
+    uint64_t rfbm = requested(c, enabled), saved = rfbm & components_in_use(c);
+    if (c->s.fpu.mxcsr != MXCSR_INIT)
+        saved |= rfbm & XCR0_SSE;
+    uint64_t lin = xsave_area(c, i, area_size(saved), true);
+    mmu_probe(c, lin, area_size(saved), true, i->seg);
+    write_area(c, i, lin,
+               &(struct save){.rfbm = rfbm, .write = saved, .bv = saved, .compact = true});
+}
+
+static void op_xsavec(struct x86_cpu *c, const struct x86_insn *i) {
+    require_xsave(c);
+    xsave_compact(c, i, c->s.xcr0);
+}
+
+static void require_supervisor(struct x86_cpu *c) {
+    if (!(c->s.cr4 & CR4_OSXSAVE))
+        cpu_raise(c, EXC_UD);
+    cpu_require_cpl0(c);
+    require_xsave(c);
+}
+
+static void op_xsaves(struct x86_cpu *c, const struct x86_insn *i) {
+    require_supervisor(c);
+    xsave_compact(c, i, c->s.xcr0 | c->s.msr.xss);
+}
+
+/* ---- XRSTOR, XRSTORS ---- */
+
+/* SDM 1 13.8.1. */
+static bool standard_header_ok(const struct x86_cpu *c, const uint8_t *h) {
+    return !(get64(h) & ~c->s.xcr0) && all_zero(h + 8, 16);
+}
+
+/* SDM 1 13.8.2 and 13.12. */
+static bool compact_header_ok(const uint8_t *h, uint64_t enabled) {
+    uint64_t bv = get64(h), comp = get64(h + 8) & ~(1ull << 63);
+    return !(comp & ~enabled) && !(bv & ~comp) && all_zero(h + 16, 48);
+}
+
+static void restore_x87(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *image,
+                        bool load) {
+    if (load)
+        x87_from_image(c, i, image);
+    else
+        x87_init(&c->s.fpu);
+}
+
+static void restore_sse(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *image,
+                        bool load) {
+    if (load)
+        xmm_from_image(c, i, image);
+    else
+        for (unsigned n = 0; n < visible_registers(i); n++)
+            memset(c->s.fpu.zmm[n], 0, 16);
+}
+
+static void restore_avx(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *image,
+                        bool load) {
+    for (unsigned n = 0; n < visible_registers(i); n++)
+        if (load)
+            memcpy(c->s.fpu.zmm[n] + 16, image + AVX_OFFSET + 16 * n, 16);
+        else
+            memset(c->s.fpu.zmm[n] + 16, 0, 16);
+}
+
+/* What MXCSR becomes: the standard format loads it with SSE or AVX, the compacted one as part of
+ * SSE. */
+static uint32_t restored_mxcsr(struct x86_cpu *c, const uint8_t *image, uint64_t rfbm,
+                               bool compact) {
+    bool touched = rfbm & (compact ? XCR0_SSE : XCR0_SSE | XCR0_AVX);
+    bool load = touched && (!compact || (get64(image + HEADER) & XCR0_SSE));
+    if (load)
+        check_mxcsr(c, image);
+    return load ? get32(image + FX_MXCSR) : touched ? MXCSR_INIT : c->s.fpu.mxcsr;
+}
+
+static void xrstor(struct x86_cpu *c, const struct x86_insn *i, uint64_t enabled,
+                   bool must_compact) {
+    uint8_t image[AVX_OFFSET + AVX_SIZE];
+    uint64_t rfbm = requested(c, enabled);
+    uint64_t lin = xsave_area(c, i, AVX_OFFSET, false);
+    mmu_read(c, lin, image, AVX_OFFSET, i->seg);
+    const uint8_t *h = image + HEADER;
+    bool compact = get64(h + 8) >> 63;
+    bool ok = compact ? x86_has(c->cpuid, FEAT_XSAVEC) && compact_header_ok(h, enabled)
+                      : !must_compact && standard_header_ok(c, h);
+    if (!ok)
+        cpu_raise_err(c, EXC_GP, 0);
+    uint64_t load = get64(h) & rfbm;
+    if (load & XCR0_AVX)
+        mmu_read(c, xsave_area(c, i, area_size(load), false) + AVX_OFFSET, image + AVX_OFFSET,
+                 16 * visible_registers(i), i->seg);
+    c->s.fpu.mxcsr = restored_mxcsr(c, image, rfbm, compact);
+    if (rfbm & XCR0_X87)
+        restore_x87(c, i, image, load & XCR0_X87);
+    if (rfbm & XCR0_SSE)
+        restore_sse(c, i, image, load & XCR0_SSE);
+    if (rfbm & XCR0_AVX)
+        restore_avx(c, i, image, load & XCR0_AVX);
+}
+
+static void op_xrstor(struct x86_cpu *c, const struct x86_insn *i) {
+    require_xsave(c);
+    xrstor(c, i, c->s.xcr0, false);
+}
+
+static void op_xrstors(struct x86_cpu *c, const struct x86_insn *i) {
+    require_supervisor(c);
+    xrstor(c, i, c->s.xcr0 | c->s.msr.xss, true);
+}
+
+/* ---- XCR0 ---- */
+
+static void op_xgetbv(struct x86_cpu *c, const struct x86_insn *i) {
+    (void)i;
+    uint32_t n = (uint32_t)c->s.gpr[RCX];
+    if (!(c->s.cr4 & CR4_OSXSAVE))
+        cpu_raise(c, EXC_UD);
+    if (n > 1 || (n == 1 && !x86_has(c->cpuid, FEAT_XGETBV1)))
+        cpu_raise_err(c, EXC_GP, 0);
+    uint64_t v = n == 0 ? c->s.xcr0 : c->s.xcr0 & components_in_use(c);
+    c->s.gpr[RAX] = (uint32_t)v;
+    c->s.gpr[RDX] = v >> 32;
+}
+
+/* SDM 1 13.3: SSE is AVX's base, and AVX that of AVX-512, whose three parts come together. */
+static bool xcr0_valid(uint64_t v, uint64_t mask) {
+    uint64_t avx512 = XCR0_OPMASK | XCR0_ZMM_HI256 | XCR0_HI16_ZMM;
+    if ((v & ~mask) || !(v & XCR0_X87) || ((v & XCR0_AVX) && !(v & XCR0_SSE)))
+        return false;
+    return !(v & avx512) || ((v & avx512) == avx512 && (v & XCR0_AVX));
+}
+
+static void op_xsetbv(struct x86_cpu *c, const struct x86_insn *i) {
+    (void)i;
+    uint64_t v = (uint64_t)(uint32_t)c->s.gpr[RDX] << 32 | (uint32_t)c->s.gpr[RAX];
+    if (!(c->s.cr4 & CR4_OSXSAVE))
+        cpu_raise(c, EXC_UD);
+    cpu_require_cpl0(c);
+    if ((uint32_t)c->s.gpr[RCX] != 0 || !xcr0_valid(v, c->cpuid->xcr0_mask))
+        cpu_raise_err(c, EXC_GP, 0);
+    c->s.xcr0 = v;
+}
+
+/* ---- selection ---- */
+
+static x86_op_fn *pick(ZydisMnemonic m) {
+    switch (m) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        return op_fxsave;
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+        return op_fxrstor;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+        return op_xsave;
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+        return op_xsaveopt;
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+        return op_xsavec;
+    case ZYDIS_MNEMONIC_XSAVES:
+    case ZYDIS_MNEMONIC_XSAVES64:
+        return op_xsaves;
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+        return op_xrstor;
+    case ZYDIS_MNEMONIC_XRSTORS:
+    case ZYDIS_MNEMONIC_XRSTORS64:
+        return op_xrstors;
+    case ZYDIS_MNEMONIC_XGETBV:
+        return op_xgetbv;
+    case ZYDIS_MNEMONIC_XSETBV:
+        return op_xsetbv;
+    default:
+        return NULL;
+    }
+}
+
+bool select_xsave(const struct x86_decode *d, struct x86_insn *i) {
+    i->fn = pick(d->zi->mnemonic);
+    i->aux = d->zi->raw.rex.W;
+    if (i->fn == op_xsetbv)
+        i->flags |= INSN_END;
+    return i->fn != NULL;
+}
