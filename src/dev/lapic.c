@@ -497,7 +497,17 @@ static void rebase_count(struct lapic *l, uint32_t count, uint64_t now) {
     arm_timer(l);
 }
 
+/* The timer is about to be set anew: an expiry that the callback has not seen yet is not lost. */
+static void settle_timer(struct lapic *l) {
+    pthread_mutex_lock(&l->lock);
+    bool overdue = l->running && clock_now(l->cf.clock) >= l->expiry;
+    pthread_mutex_unlock(&l->lock);
+    if (overdue)
+        run_timer(l);
+}
+
 static void write_initial(struct lapic *l, uint32_t v) {
+    settle_timer(l);
     pthread_mutex_lock(&l->lock);
     if (timer_mode(l) != LVT_DEADLINE) {
         l->initial = v;
@@ -509,6 +519,7 @@ static void write_initial(struct lapic *l, uint32_t v) {
 }
 
 static void write_divide(struct lapic *l, uint32_t v) {
+    settle_timer(l);
     pthread_mutex_lock(&l->lock);
     uint64_t now = clock_now(l->cf.clock);
     uint32_t count = current_count(l, now);
@@ -520,6 +531,7 @@ static void write_divide(struct lapic *l, uint32_t v) {
 
 /* A change to or from TSC-deadline mode disarms the timer; between the others the count goes on. */
 static void write_lvt_timer(struct lapic *l, uint32_t v) {
+    settle_timer(l);
     pthread_mutex_lock(&l->lock);
     uint64_t now = clock_now(l->cf.clock);
     uint32_t count = current_count(l, now), was = timer_mode(l);
