@@ -78,7 +78,7 @@ struct x86_cpuid_dynamic {
 void x86_cpuid_query(const struct x86_cpuid *id, unsigned index, const struct x86_cpuid_dynamic *dyn,
                      uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 
-/* Names of models and features, NULL-terminated, for help and suggestions. */
+/* Names of models and features (in upper case; case does not count), NULL-terminated, for help and suggestions. */
 const char *const *x86_cpuid_models(void);
 const char *const *x86_cpuid_features(void);
 

@@ -103,11 +103,19 @@ static enum x86_feature feature_find(const char *name) {
     return FEAT_NONE;
 }
 
-static const char *feature_name(enum x86_feature f) {
+/* A feature's name as it is shown: in lower case. */
+struct shown {
+    char s[24];
+};
+
+static struct shown feature_name(enum x86_feature f) {
+    struct shown name = {""};
     for (unsigned n = 0; n < FEATURES_COUNT; n++)
         if (FEATURES[n] == f)
-            return FEATURE_NAMES[n];
-    return "?";
+            (void)snprintf(name.s, sizeof name.s, "%s", FEATURE_NAMES[n]);
+    for (char *p = name.s; *p; p++)
+        *p = (char)tolower((unsigned char)*p);
+    return name;
 }
 
 const char *const *x86_cpuid_features(void) {
@@ -306,9 +314,10 @@ static int check_available(const struct words *want, const struct host *h, struc
         if (!words_has(want, FEATURES[n]))
             continue;
         if (!words_has(&can, FEATURES[n]))
-            return err_set(e, 0, "%s: no engine offers it", FEATURE_NAMES[n]);
+            return err_set(e, 0, "%s: no engine offers it", feature_name(FEATURES[n]).s);
         if (host_must_have(FEATURES[n]) && !words_has(&h->words, FEATURES[n]))
-            return err_set(e, 0, "%s: this host's processor does not have it", FEATURE_NAMES[n]);
+            return err_set(e, 0, "%s: this host's processor does not have it",
+                           feature_name(FEATURES[n]).s);
     }
     return 0;
 }
@@ -334,9 +343,7 @@ static int unknown_feature(const char *name, struct err *e) {
     char list[2048] = "";
     size_t len = 0;
     for (unsigned n = 0; n < FEATURES_COUNT && len < sizeof list - 32; n++)
-        len += (size_t)snprintf(list + len, sizeof list - len, " %s", FEATURE_NAMES[n]);
-    for (char *p = list; *p; p++)
-        *p = (char)tolower((unsigned char)*p);
+        len += (size_t)snprintf(list + len, sizeof list - len, " %s", feature_name(FEATURES[n]).s);
     return err_set(e, 0, "no such feature '%s' (there are:%s)", name, list);
 }
 
@@ -368,8 +375,8 @@ static int parse_spec(const char *spec, struct choice *ch, struct err *e) {
 static int settle_choice(struct words *s, const struct choice *ch, struct err *e) {
     for (unsigned n = 0; n < ARRAY_LEN(DEPENDS); n++)
         if (words_has(&ch->plus, DEPENDS[n].feature) && !words_has(s, DEPENDS[n].needs))
-            return err_set(e, 0, "+%s needs %s", feature_name(DEPENDS[n].feature),
-                           feature_name(DEPENDS[n].needs));
+            return err_set(e, 0, "+%s needs %s", feature_name(DEPENDS[n].feature).s,
+                           feature_name(DEPENDS[n].needs).s);
     words_settle(s);
     return 0;
 }
