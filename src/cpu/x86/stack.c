@@ -82,7 +82,8 @@ static unsigned enter_values(struct x86_cpu *c, unsigned size, unsigned level, u
 OP(enter) {
     unsigned size = i->osize, level = i->aux & 31;
     uint64_t sp = c->s.gpr[RSP], v[33], lin[33];
-    uint64_t frame = sp - size;
+    /* The whole register as the first push leaves it, also with a 16-bit stack. */
+    uint64_t frame = (sp & ~c->stack_mask) | ((sp - size) & c->stack_mask);
     unsigned count = enter_values(c, size, level, frame, v);
     for (unsigned n = 0; n < count; n++) {
         lin[n] = stack_linear(c, sp - (n + 1ull) * size, size, true);
@@ -93,9 +94,7 @@ OP(enter) {
     for (unsigned n = 0; n < count; n++)
         mmu_st(c, lin[n], v[n], size, SEG_SS);
     stack_set(c, final);
-    /* The frame pointer is as wide as the operand; its value, as the stack. */
-    uint64_t bp = (c->s.gpr[RBP] & ~c->stack_mask) | (frame & c->stack_mask);
-    reg_set(c, REG_OFF(RBP), size, bp);
+    reg_set(c, REG_OFF(RBP), size, frame);
 }
 
 OP(leave) {
