@@ -335,6 +335,7 @@ static void note_cause(struct x86_cpu *c, const struct x86_exception *x) {
 
 void exc_deliver(struct x86_cpu *c) {
     struct x86_exception x = c->exc;
+    c->dr6_pending = 0; /* of an instruction that will run again */
     note_cause(c, &x);
     if (c->exc_nested && is_triple(&c->exc_prev, &x)) {
         c->exc_nested = false;
@@ -348,20 +349,13 @@ void exc_deliver(struct x86_cpu *c) {
 
 /* ---- events that are not faults ---- */
 
-static void wake(struct x86_cpu *c) {
-    if (c->s.activity == X86_HALTED)
-        c->s.activity = X86_RUNNING;
-}
-
 void exc_interrupt(struct x86_cpu *c, uint8_t vector) {
     struct x86_exception x = {.vector = vector, .external = true};
-    wake(c);
     begin(c, &x, c->s.rip);
 }
 
 void exc_nmi(struct x86_cpu *c) {
     struct x86_exception x = {.vector = EXC_NMI, .external = true};
-    wake(c);
     c->s.nmi_blocked = true;
     begin(c, &x, c->s.rip);
 }
