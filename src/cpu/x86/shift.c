@@ -14,7 +14,26 @@ static inline uint16_t flags_pack(uint32_t cc) {
     return (uint16_t)((cc & 0xff) << 8 | (cc >> 11 & 1));
 }
 
-#define SHIFT(name, bits, suf)                                                                     \
+/*
+ * OF of a rotation by more than one is undefined. Processors differ; as on the 80386, it follows
+ * the rule for one: the result's top bit against CF (left) or against the bit below it (right).
+ */
+static inline uint32_t overflow_left(uint32_t cc, uint64_t result, unsigned bits) {
+    uint32_t of = (uint32_t)(result >> (bits - 1) ^ cc) & 1;
+    return (cc & ~(uint32_t)FLAG_OF) | of << 11;
+}
+
+static inline uint32_t overflow_right(uint32_t cc, uint64_t result, unsigned bits) {
+    uint32_t of = (uint32_t)(result >> (bits - 1) ^ result >> (bits - 2)) & 1;
+    return (cc & ~(uint32_t)FLAG_OF) | of << 11;
+}
+
+static inline uint32_t overflow_host(uint32_t cc, uint64_t result, unsigned bits) {
+    (void)result, (void)bits;
+    return cc;
+}
+
+#define SHIFT(name, bits, suf, overflow)                                                           \
     static uint64_t name##bits(uint64_t v, unsigned count, uint32_t *cc) {                         \
         uint##bits##_t a = (uint##bits##_t)v;                                                      \
         uint16_t f = flags_pack(*cc);                                                              \
@@ -22,18 +41,21 @@ static inline uint16_t flags_pack(uint32_t cc) {
                 : "+&q"(a), "+&a"(f)                                                               \
                 : "c"(count)                                                                       \
                 : "cc");                                                                           \
-        *cc = flags_unpack(f);                                                                     \
+        *cc = overflow(flags_unpack(f), a, bits);                                                  \
         return a;                                                                                  \
     }
-#define SHIFT_SIZES(name)                                                                          \
-    SHIFT(name, 8, "b") SHIFT(name, 16, "w") SHIFT(name, 32, "l") SHIFT(name, 64, "q")
-SHIFT_SIZES(rol)
-SHIFT_SIZES(ror)
-SHIFT_SIZES(rcl)
-SHIFT_SIZES(rcr)
-SHIFT_SIZES(shl)
-SHIFT_SIZES(shr)
-SHIFT_SIZES(sar)
+#define SHIFT_SIZES(name, overflow)                                                                \
+    SHIFT(name, 8, "b", overflow)                                                                  \
+    SHIFT(name, 16, "w", overflow)                                                                 \
+    SHIFT(name, 32, "l", overflow)                                                                 \
+    SHIFT(name, 64, "q", overflow)
+SHIFT_SIZES(rol, overflow_left)
+SHIFT_SIZES(ror, overflow_right)
+SHIFT_SIZES(rcl, overflow_left)
+SHIFT_SIZES(rcr, overflow_right)
+SHIFT_SIZES(shl, overflow_host)
+SHIFT_SIZES(shr, overflow_host)
+SHIFT_SIZES(sar, overflow_host)
 
 typedef uint64_t shift_fn(uint64_t v, unsigned count, uint32_t *cc);
 #define ROW(name)                                                                                  \
