@@ -44,7 +44,6 @@ static void parse_fields(struct bzimage *k) {
     k->loadflags = k->data[HDR_LOADFLAGS];
     k->code32_start = k->loadflags & LOADED_HIGH ? 0x100000 : 0x10000;
     k->initrd_addr_max = v >= 0x203 ? get32(k, HDR_INITRD_ADDR_MAX) : 0x37ffffff;
-    k->kernel_alignment = v >= 0x205 ? get32(k, HDR_KERNEL_ALIGNMENT) : 0;
     k->relocatable = v >= 0x205 && k->data[HDR_RELOCATABLE];
     k->cmdline_size = v >= 0x206 ? get32(k, HDR_CMDLINE_SIZE) : 255;
     k->pref_address = v >= 0x20a ? get64(k, HDR_PREF_ADDRESS) : 0x100000;

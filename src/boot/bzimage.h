@@ -28,7 +28,6 @@ enum {
     HDR_HEAP_END_PTR = 0x224,
     HDR_CMD_LINE_PTR = 0x228,
     HDR_INITRD_ADDR_MAX = 0x22c,
-    HDR_KERNEL_ALIGNMENT = 0x230,
     HDR_RELOCATABLE = 0x234,
     HDR_XLOADFLAGS = 0x236,
     HDR_CMDLINE_SIZE = 0x238,
@@ -53,7 +52,7 @@ struct bzimage {
     uint8_t loadflags;
     uint16_t xloadflags;
     bool relocatable;
-    uint32_t code32_start, initrd_addr_max, kernel_alignment, cmdline_size, init_size;
+    uint32_t code32_start, initrd_addr_max, cmdline_size, init_size;
     uint64_t pref_address;
     size_t payload_offset, payload_length; /* in the file; length 0: none */
 };

@@ -53,7 +53,9 @@ static bool probe_lzma(const uint8_t *d, size_t size) {
         return false;
     memcpy(&dict, d + 1, 4);
     memcpy(&out, d + 5, 8);
-    if (dict < 4096 || (dict & (dict - 1) && dict % 3))
+    if (dict % 3 == 0)
+        dict /= 3;
+    if (dict < 1024 || dict & (dict - 1))
         return false;
     return out == UINT64_MAX || out < 1ull << 38;
 }

@@ -181,10 +181,25 @@ uint64_t elf_entry_paddr(const struct elf *elf) {
     return elf->entry;
 }
 
-int elf_load(const struct elf *elf, struct place *p, uint64_t *end, struct err *e) {
-    unsigned loaded = 0;
+static uint64_t highest_end(const struct elf *elf) {
+    uint64_t end = 0;
 
-    *end = 0;
+    for (unsigned i = 0; i < elf->phnum; i++) {
+        struct elf_segment s = elf_segment(elf, i);
+
+        if (s.type == PT_LOAD && s.memsz)
+            end = MAX(end, s.paddr + s.memsz);
+    }
+    return end;
+}
+
+int elf_load(const struct elf *elf, struct place *p, uint64_t *end, struct err *e) {
+    *end = highest_end(elf);
+    if (!*end)
+        return err_set(e, 0, "ELF: nothing to load");
+    /* All of it first, so that the advice doesn't come segment by segment. */
+    if (place_check_end(p, *end, "kernel", e) < 0)
+        return -1;
     for (unsigned i = 0; i < elf->phnum; i++) {
         struct elf_segment s = elf_segment(elf, i);
 
@@ -195,8 +210,6 @@ int elf_load(const struct elf *elf, struct place *p, uint64_t *end, struct err *
             return -1;
         memcpy(host, elf->data + s.offset, s.filesz);
         memset(host + s.filesz, 0, s.memsz - s.filesz);
-        *end = MAX(*end, s.paddr + s.memsz);
-        loaded++;
     }
-    return loaded ? 0 : err_set(e, 0, "ELF: nothing to load");
+    return 0;
 }

@@ -61,18 +61,10 @@ static int load_protected(struct loader *l, const struct bzimage *k, uint64_t ba
     return 0;
 }
 
-/* A relocatable kernel prefers an address, but runs anywhere above 1 MiB that is aligned. */
-static uint64_t choose_base(const struct loader *l, const struct bzimage *k) {
-    uint64_t align = k->kernel_alignment;
-    uint64_t need = MAX((uint64_t)k->init_size, protected_size(k));
-
-    if (!k->relocatable)
-        return k->code32_start;
-    if (range_within(k->pref_address, need, l->place.layout->low_bytes))
-        return k->pref_address;
-    if (!align || (align & (align - 1)))
-        return k->code32_start;
-    return align_up(E820_EXTENDED, align);
+/* Anywhere lower, a relocatable kernel would unpack itself to its preferred address all the same.
+ */
+static uint64_t choose_base(const struct bzimage *k) {
+    return k->relocatable ? k->pref_address : k->code32_start;
 }
 
 static void fill_e820(uint8_t *zp, const struct e820_layout *layout) {
@@ -104,7 +96,7 @@ static int load_flat(struct loader *l, const struct bzimage *k, uint64_t *base, 
     uint8_t *zp;
     int r;
 
-    *base = choose_base(l, k);
+    *base = choose_base(k);
     if ((r = load_protected(l, k, *base, e)) < 0 ||
         (r = loader_initrd(l, LOADER_HIGH, k->initrd_addr_max + 1ull, e)) < 0 ||
         (r = loader_cmdline(l, l->cmdline, k->cmdline_size, e)) < 0)

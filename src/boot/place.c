@@ -24,6 +24,15 @@ unsigned long long place_advise_mib(uint64_t end) {
     return (align_up(bytes, 64 * MIB) + 64 * MIB) / MIB;
 }
 
+int place_check_end(const struct place *p, uint64_t end, const char *what, struct err *e) {
+    if (end <= p->layout->low_bytes || end > PC_HOLE)
+        return 0;
+    return err_set(
+        e, 0, "the %s ends at 0x%llx, beyond the guest's %llu MiB of memory; try --memory %lluM",
+        what, (unsigned long long)end, (unsigned long long)(p->layout->ram_bytes / MIB),
+        place_advise_mib(end));
+}
+
 static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
     return a < b + b_size && b < a + a_size;
 }
@@ -57,19 +66,6 @@ static void *take(struct place *p, uint64_t base, uint64_t size, const char *wha
     return host;
 }
 
-static void *not_usable(const struct place *p, uint64_t base, uint64_t size, const char *what,
-                        struct err *e) {
-    unsigned long long first = base, last = base + size - 1;
-
-    if (base >= E820_EXTENDED && base + size <= PC_HOLE)
-        err_set(e, 0, "%s at 0x%llx-0x%llx does not fit in the guest's memory; try --memory %lluM",
-                what, first, last, place_advise_mib(base + size));
-    else
-        err_set(e, 0, "%s at 0x%llx-0x%llx is not in the guest's memory (RAM ends at 0x%llx)", what,
-                first, last, (unsigned long long)p->layout->low_bytes);
-    return NULL;
-}
-
 void *place_at(struct place *p, uint64_t base, uint64_t size, const char *what, struct err *e) {
     unsigned long long first = base, last = base + size - 1;
     int other;
@@ -79,8 +75,12 @@ void *place_at(struct place *p, uint64_t base, uint64_t size, const char *what, 
         err_set(e, 0, "%s has an impossible size", what);
         return NULL;
     }
-    if (!is_usable(p, base, size))
-        return not_usable(p, base, size, what, e);
+    if (place_check_end(p, base + size, what, e) < 0)
+        return NULL;
+    if (!is_usable(p, base, size)) {
+        err_set(e, 0, "%s at 0x%llx-0x%llx is not in usable memory", what, first, last);
+        return NULL;
+    }
     other = find_used(p, base, size);
     if (other >= 0) {
         err_set(e, 0, "%s at 0x%llx-0x%llx overlaps %s", what, first, last, p->used[other].what);

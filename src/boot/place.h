@@ -39,6 +39,10 @@ void *place_low(struct place *p, uint64_t size, uint64_t align, uint64_t lo, uin
 void *place_high(struct place *p, uint64_t size, uint64_t align, uint64_t lo, uint64_t hi,
                  const char *what, uint64_t *base);
 
+/* Whether RAM reaches `end`; when it could with more memory and doesn't, the error says with how
+ * much. */
+int place_check_end(const struct place *p, uint64_t end, const char *what, struct err *e);
+
 /* "try --memory N": the least memory, rounded up, with which RAM reaches `end`. */
 unsigned long long place_advise_mib(uint64_t end);
 
