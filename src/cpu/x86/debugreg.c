@@ -7,6 +7,7 @@
 #include "cpu/x86/debugreg.h"
 
 #include "cpu/x86/exc.h"
+#include "cpu/x86/interp.h"
 
 #define DR6_WRITABLE 0xe00fu
 #define DR6_FIXED 0xffff0ff0u
@@ -87,7 +88,7 @@ void op_mov_to_dr(struct x86_cpu *c, const struct x86_insn *i) {
         v = (v & DR7_WRITABLE) | DR7_FIXED;
     c->s.dr[n] = v;
     if (n != 6)
-        mmu_watch_changed(c);
+        debug_update(c);
 }
 
 void op_mov_from_dr(struct x86_cpu *c, const struct x86_insn *i) {
