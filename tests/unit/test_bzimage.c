@@ -9,6 +9,7 @@
 
 #include "boot_guest.h"
 
+#include <glob.h>
 #include <zlib.h>
 
 #include "base/util.h"
@@ -307,6 +308,30 @@ static void test_rom(void **state) {
     guest_free(&g);
 }
 
+/* Kernels that this host has installed, or that RF_TEST_KERNEL names: every entry must find its
+ * way. */
+static void test_real_kernels(void **state) {
+    (void)state;
+    const char *named = getenv("RF_TEST_KERNEL");
+    glob_t found;
+
+    if (glob(named ? named : "/boot/vmlinuz-*", 0, NULL, &found) != 0)
+        skip();
+    for (size_t i = 0; i < found.gl_pathc; i++)
+        for (enum boot_protocol p = BOOT_AUTO; p <= BOOT_LINUX16; p++) {
+            struct guest g;
+
+            guest_init(&g, 256 << 20);
+            struct boot_params_in in = {found.gl_pathv[i], NULL, "console=ttyS0", &g.layout, 1, p};
+
+            if (boot_load(g.m, &in, &g.bsp, &g.result, &g.err) < 0)
+                fail_msg("%s", err_msg(&g.err));
+            assert_true(p == BOOT_AUTO || g.result.protocol == p);
+            guest_free(&g);
+        }
+    globfree(&found);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),    cmocka_unit_test(test_every_truncation),
@@ -314,7 +339,7 @@ int main(void) {
         cmocka_unit_test(test_auto),        cmocka_unit_test(test_linux64),
         cmocka_unit_test(test_linux32),     cmocka_unit_test(test_linux16),
         cmocka_unit_test(test_zimage),      cmocka_unit_test(test_long_command_line),
-        cmocka_unit_test(test_rom),
+        cmocka_unit_test(test_rom),         cmocka_unit_test(test_real_kernels),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
