@@ -335,7 +335,9 @@ static void note_cause(struct x86_cpu *c, const struct x86_exception *x) {
 
 void exc_deliver(struct x86_cpu *c) {
     struct x86_exception x = c->exc;
-    c->dr6_pending = 0; /* of an instruction that will run again */
+    if (x.vector == EXC_DB)
+        x.dr6 |= c->dr6_pending;
+    c->dr6_pending = 0; /* otherwise of an instruction that will run again */
     note_cause(c, &x);
     if (c->exc_nested && is_triple(&c->exc_prev, &x)) {
         c->exc_nested = false;
@@ -372,8 +374,10 @@ void exc_soft(struct x86_cpu *c, uint8_t vector) {
     begin(c, &x, c->next);
 }
 
+/* Takes along what a MOV SS before it has held back: there is one #DB, not two. */
 void exc_int1(struct x86_cpu *c) {
-    struct x86_exception x = {.vector = EXC_DB};
+    struct x86_exception x = {.vector = EXC_DB, .dr6 = c->dr6_pending};
+    c->dr6_pending = 0;
     note_cause(c, &x);
     begin(c, &x, c->next);
 }
