@@ -55,7 +55,7 @@ const struct config_key config_keys[] = {
     {"display", NULL, "none", "screen; this version has none", true, T_STRING, AT(display), "none"},
     {"disk", NULL, "SPEC", NULL, true, T_ABSENT, 0, NULL},
     {"vif", NULL, "SPEC", NULL, true, T_ABSENT, 0, NULL},
-    {"debug_exit", NULL, NULL, "a write of V to port 0xf4 ends the run with status (V<<1)|1", true,
+    {"debug-exit", NULL, NULL, "a write of V to port 0xf4 ends the run with status (V<<1)|1", true,
      T_BOOL, AT(debug_exit), NULL},
     {"testdev", NULL, NULL, "add the device that kvm-unit-tests need", true, T_BOOL, AT(testdev),
      NULL},
@@ -63,7 +63,7 @@ const struct config_key config_keys[] = {
      AT(timeout_ms), NULL},
     {"gdb", NULL, "[HOST]:PORT", "listen there for gdb's \"target remote\"", true, T_STRING,
      AT(gdb), NULL},
-    {"gdb_wait", NULL, NULL, "start stopped, until gdb continues", true, T_BOOL, AT(gdb_wait),
+    {"gdb-wait", NULL, NULL, "start stopped, until gdb continues", true, T_BOOL, AT(gdb_wait),
      NULL},
     {"on_poweroff", NULL, NULL, NULL, false, T_ACTION, AT(on_poweroff), "destroy|restart"},
     {"on_reboot", NULL, NULL, NULL, false, T_ACTION, AT(on_reboot), "destroy|restart"},
@@ -447,7 +447,7 @@ int config_check(struct config *c, struct err *e) {
     if (c->ramdisk && !c->kernel)
         return err_set(e, 0, "ramdisk: there is no kernel to load it; add --kernel FILE");
     if (c->gdb_wait && !c->gdb)
-        return err_set(e, 0, "gdb_wait: nobody could continue the guest; add --gdb [HOST]:PORT");
+        return err_set(e, 0, "gdb-wait: nobody could continue the guest; add --gdb [HOST]:PORT");
     if (c->gdb && !strchr(c->gdb, ':'))
         return err_set(e, 0, "gdb: '%s' is not [HOST]:PORT", c->gdb);
     return check_host_memory(c, e);
@@ -476,6 +476,15 @@ static json_t *key_to_json(struct config *c, const struct config_key *k) {
     }
 }
 
+/* Under the name that a configuration file has for it; text that is not UTF-8 cannot be shown. */
+static void set_json(json_t *o, const char *name, json_t *value) {
+    cleanup_free char *key = xstrdup(name);
+
+    for (char *c = strchr(key, '-'); c; c = strchr(c, '-'))
+        *c = '_';
+    json_object_set_new(o, key, value ? value : json_null());
+}
+
 struct json_t *config_to_json(const struct config *c) {
     struct config view = *c; /* the field accessors want it writable */
     json_t *o = json_object();
@@ -485,7 +494,7 @@ struct json_t *config_to_json(const struct config *c) {
 
         if (k->at == AT(root) || k->at == AT(extra) || strcmp(k->name, "builder") == 0)
             continue;
-        json_object_set_new(o, k->name, key_to_json(&view, k));
+        set_json(o, k->name, key_to_json(&view, k));
     }
     return o;
 }

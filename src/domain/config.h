@@ -40,7 +40,7 @@ void config_init(struct config *c);
 void config_free(struct config *c);
 
 /*
- * A key of the table. `option` keys are command-line options too ("debug_exit" is --debug-exit);
+ * A key of the table. `option` keys are command-line options too, under the same name;
  * `arg` is NULL for those that take no argument there.
  */
 struct config_key {

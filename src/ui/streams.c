@@ -49,6 +49,7 @@ struct streams *streams_new(struct loop *l, void (*leave)(void *arg), void *arg)
 void streams_free(struct streams *s) {
     if (!s)
         return;
+    streams_restore(s);
     terminal_free(s->terminal);
     for (unsigned i = 0; i < s->n_outputs; i++)
         output_free(s->outputs[i]);
@@ -57,6 +58,11 @@ void streams_free(struct streams *s) {
     for (unsigned i = 0; i < s->n_ptys; i++)
         pty_free(s->ptys[i]);
     free(s);
+}
+
+void streams_restore(struct streams *s) {
+    if (s->terminal)
+        terminal_stop(s->terminal);
 }
 
 static struct output *add_output(struct streams *s, int fd, bool own, const char *name,

@@ -16,8 +16,10 @@ struct streams;
 
 /* leave(arg) is called on the loop's thread when ^] is typed. */
 struct streams *streams_new(struct loop *l, void (*leave)(void *arg), void *arg);
-/* Restores the terminal. */
 void streams_free(struct streams *s);
+
+/* Gives the terminal back: no more input, and messages look as usual again. */
+void streams_restore(struct streams *s);
 
 /*
  * Opens `spec` for the device `name` of domain `domain` (both for messages). *out becomes NULL for

@@ -202,12 +202,14 @@ struct terminal *terminal_new(struct loop *l, struct output *out, void (*leave)(
     return t;
 }
 
-void terminal_free(struct terminal *t) {
-    if (!t)
-        return;
+void terminal_stop(struct terminal *t) {
+    t->ended = true;
     stop_listening(t);
     terminal_restore();
     log_set_raw(false);
+}
+
+void terminal_free(struct terminal *t) {
     free(t);
 }
 

@@ -16,13 +16,15 @@ struct terminal;
 
 /*
  * A stream whose input is standard input and whose output is `out`. When standard input is a
- * terminal, it becomes raw until terminal_free (or the end of the process, whatever ends it), and
+ * terminal, it becomes raw until terminal_stop (or the end of the process, whatever ends it), and
  * ^] calls leave(arg) on the loop's thread. The end of standard input only means that no more will
  * come.
  */
 struct terminal *terminal_new(struct loop *l, struct output *out, void (*leave)(void *arg),
                               void *arg, struct err *e);
 void terminal_free(struct terminal *t);
+/* No more input, and the terminal as it was; output goes on. */
+void terminal_stop(struct terminal *t);
 struct chardev *terminal_chardev(struct terminal *t);
 
 /* Gives the terminal back as it was found. Async-signal-safe; harmless when nothing was changed. */

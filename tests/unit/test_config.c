@@ -155,7 +155,7 @@ static void pairs(void **state) {
         {"serial=file:", "serial: 'file:' needs the name of a file behind it"},
         {"serial=file:/x", NULL},
         {"debug-exit=yes", NULL},
-        {"debug_exit=2", "debug_exit: '2' is neither 0 nor 1"},
+        {"debug_exit=2", "debug-exit: '2' is neither 0 nor 1"},
         {"timeout=0", "timeout: '0' is out of range: more than 0, at most 1000000000 seconds"},
         {"timeout=x", "timeout: 'x' is not a number of seconds"},
         {"display=vnc", "display: 'vnc' is none of none"},
@@ -206,7 +206,7 @@ static void contradictions(void **state) {
     } cases[] = {
         {"kernel='k'; bios='b'", "kernel and bios exclude each other: give one of them"},
         {"ramdisk='r'", "ramdisk: there is no kernel to load it; add --kernel FILE"},
-        {"gdb_wait=1", "gdb_wait: nobody could continue the guest; add --gdb [HOST]:PORT"},
+        {"gdb_wait=1", "gdb-wait: nobody could continue the guest; add --gdb [HOST]:PORT"},
         {"gdb='1234'", "gdb: '1234' is not [HOST]:PORT"},
         {"memory='1T'", NULL},
     };

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The monitor's main thread: it builds the machine, waits in the event loop, and takes everything
+ * down in order: vCPUs first, then what they had to say, then the terminal, then the report.
+ */
+#include "domain/domain.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/util.h"
+#include "domain/config.h"
+#include "domain/engines.h"
+#include "domain/report.h"
+#include "machine/gdb.h"
+#include "machine/pc.h"
+#include "ui/streams.h"
+#include "ui/tail.h"
+
+#define FLUSH_PATIENCE_MS 1000
+
+struct domain {
+    struct config *config;
+    const struct domain_options *options;
+    struct loop *loop;
+    struct streams *streams;
+    struct chardev *debugcon;
+    struct tail *tail; /* what the serial port said last */
+    struct machine *machine;
+    struct gdb *gdb;
+    struct loop_timer *timeout;
+    int signals;
+    struct loop_fd *signals_fd;
+    int status;     /* of a run that ended by itself or from outside; -1 while it runs */
+    bool hurry;     /* ended from outside: nobody waits for a slow reader of the console */
+    uint64_t start; /* mono_now() */
+};
+
+static void finish(struct domain *d, int status, bool hurry) {
+    if (d->status >= 0)
+        return;
+    d->status = status;
+    d->hurry = hurry;
+    loop_stop(d->loop);
+}
+
+static void on_leave(void *arg) {
+    finish(arg, STATUS_POWERED_OFF, true);
+}
+
+static void on_kill(void *arg) {
+    finish(arg, STATUS_POWERED_OFF, true);
+}
+
+static void on_timeout(void *arg) {
+    finish(arg, STATUS_TIMED_OUT, true);
+}
+
+static void on_signal(void *arg, int fd, uint32_t events) {
+    struct signalfd_siginfo info;
+
+    (void)events;
+    if (read(fd, &info, sizeof(info)) == sizeof(info))
+        finish(arg, STATUS_SIGNAL + (int)info.ssi_signo, true);
+}
+
+static void on_machine_end(void *arg) {
+    struct domain *d = arg;
+
+    switch (d->machine->end) {
+    case MACHINE_CRASHED:
+        finish(d, STATUS_CRASHED, false);
+        break;
+    case MACHINE_DEBUG_EXIT:
+        finish(d, (int)(d->machine->exit_value << 1 | 1) & 0xff, false);
+        break;
+    case MACHINE_FAILED:
+        finish(d, STATUS_FAILED, false);
+        break;
+    default:
+        finish(d, STATUS_POWERED_OFF, false);
+    }
+}
+
+/* From here on those signals are events of the loop; all threads inherit the mask. */
+static int take_signals(struct domain *d, struct err *e) {
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    d->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (d->signals < 0)
+        return err_set(e, errno, "signals");
+    d->signals_fd = loop_add_fd(d->loop, d->signals, EPOLLIN, on_signal, d, e);
+    return d->signals_fd ? 0 : -1;
+}
+
+/* Nothing is left to take down that a signal could harm: from here on it simply ends a long wait.
+ */
+static void give_signals_back(void) {
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static int open_consoles(struct domain *d, struct err *e) {
+    const struct config *c = d->config;
+    struct chardev *serial;
+
+    d->streams = streams_new(d->loop, on_leave, d);
+    if (streams_open(d->streams, c->serial, "serial", c->name, &serial, e) < 0)
+        return -1;
+    d->tail = tail_new(serial);
+    return streams_open(d->streams, c->debugcon, "debugcon", c->name, &d->debugcon, e);
+}
+
+static int make_machine(struct domain *d, struct err *e) {
+    const struct config *c = d->config;
+    cleanup_free char *why = NULL;
+    const struct engine_ops *engine = engine_pick(c->engine, &why, e);
+    struct machine_params p = {
+        .engine = engine,
+        .cpu = c->cpu,
+        .memory = c->memory,
+        .vcpus = (unsigned)c->vcpus,
+        .kernel = c->kernel,
+        .initrd = c->ramdisk,
+        .cmdline = c->cmdline,
+        .bios = c->bios,
+        .debug_exit = c->debug_exit,
+        .testdev = c->testdev,
+        .restart_on_power_off = c->on_poweroff == ACTION_RESTART,
+        .restart_on_reboot = c->on_reboot == ACTION_RESTART,
+        .restart_on_crash = c->on_crash == ACTION_RESTART,
+        .ended = on_machine_end,
+        .arg = d,
+    };
+
+    if (!engine)
+        return -1;
+    if (why)
+        fprintf(stderr, "%s\n", why);
+    if (open_consoles(d, e) < 0)
+        return -1;
+    p.serial = tail_chardev(d->tail);
+    p.debugcon = d->debugcon;
+    d->machine = machine_new(d->loop, &p, e);
+    return d->machine ? 0 : -1;
+}
+
+static int start(struct domain *d, struct err *e) {
+    const struct config *c = d->config;
+
+    if (c->gdb) {
+        d->gdb = gdb_new(d->machine, c->gdb, on_kill, d, e);
+        if (!d->gdb)
+            return -1;
+        if (c->gdb_wait)
+            gdb_wait(d->gdb);
+    }
+    d->start = mono_now();
+    if (c->timeout_ms) {
+        d->timeout = loop_timer_new(d->loop, on_timeout, d);
+        loop_timer_arm(d->timeout, d->start + c->timeout_ms * 1000000);
+    }
+    return machine_start(d->machine, c->gdb_wait, e);
+}
+
+static void report(struct domain *d) {
+    const uint64_t ran = mono_now() - d->start;
+
+    if (d->status == STATUS_TIMED_OUT)
+        fprintf(stderr, "rf: %s: timed out after %g s\n", d->config->name,
+                (double)d->config->timeout_ms / 1000);
+    if (d->machine->end == MACHINE_CRASHED)
+        report_crash(stderr, d->config->name, d->machine, d->tail);
+    if (d->options->stats)
+        report_stats(stderr, d->machine, ran, d->options->json);
+}
+
+static void wind_up(struct domain *d) {
+    machine_hold(d->machine);
+    if (d->gdb)
+        gdb_ended(d->gdb, d->status);
+    streams_restore(d->streams);
+    give_signals_back();
+    streams_flush(d->streams, d->hurry ? FLUSH_PATIENCE_MS : -1);
+    report(d);
+}
+
+static int run(struct domain *d, struct err *e) {
+    if (take_signals(d, e) < 0 || make_machine(d, e) < 0 || start(d, e) < 0)
+        return -1;
+    if (loop_run(d->loop, e) < 0)
+        return err_wrap(e, "event loop");
+    wind_up(d);
+    if (d->machine->end == MACHINE_FAILED)
+        return err_set(e, 0, "%s", err_msg(&d->machine->error));
+    return d->status;
+}
+
+/* In the order that leaves nobody with a dangling end: vCPUs' threads end in machine_free. */
+static void take_down(struct domain *d) {
+    gdb_free(d->gdb);
+    machine_free(d->machine);
+    streams_free(d->streams);
+    tail_free(d->tail);
+    if (d->timeout)
+        loop_timer_free(d->timeout);
+    if (d->signals_fd)
+        loop_del_fd(d->signals_fd);
+    cleanup_close_fn(&d->signals);
+    loop_free(d->loop);
+}
+
+int domain_run(struct config *c, const struct domain_options *o, struct err *e) {
+    struct domain d = {.config = c, .options = o, .signals = -1, .status = -1};
+    int r;
+
+    d.loop = loop_new(e);
+    if (!d.loop)
+        return -1;
+    r = run(&d, e);
+    take_down(&d);
+    return r < 0 ? -1 : r;
+}
