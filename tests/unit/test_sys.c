@@ -27,12 +27,15 @@ enum {
     PDPT = 0x2000,
     GDT = 0x3000,
     IDT = 0x4000,
+    IDT32 = 0x5000,
     HANDLERS = 0x6000, /* 16 bytes each */
     TSS = 0x10000,
     CODE = 0x8000,
     DATA = 0x9000,
     STACK = 0xb000,
     USER_STACK = 0xd000,
+    PDPTES = 0x14000, /* of PAE paging */
+    PAE_DIR = 0x15000,
     RAM = 0x200000,
 };
 
@@ -42,7 +45,8 @@ enum {
     USER_CS32 = 24 | 3,
     USER_SS = 32 | 3,
     USER_CS = 40 | 3,
-    TR = 48
+    TR = 48,
+    KERNEL_CS32 = 56
 };
 
 /* A halt that no exception led to: the end of the code. */
@@ -138,8 +142,12 @@ static void make_tables(void) {
     put(GDT + 24, 0x00cffb000000ffff);
     put(GDT + 32, 0x00cff3000000ffff);
     put(GDT + 40, 0x00affb000000ffff);
+    put(GDT + 56, 0x00cf9b000000ffff);
+    put(PDPTES, PAE_DIR | 1);
+    put(PAE_DIR, 0x87); /* the first 2 MiB */
     for (unsigned n = 0; n < 32; n++) {
         uint64_t h = HANDLERS + 16 * n;
+        put(IDT32 + 8 * n, (h & 0xffff) | (uint64_t)KERNEL_CS32 << 16 | 0x8eull << 40);
         put(IDT + 16 * n, (h & 0xffff) | (uint64_t)KERNEL_CS << 16 | 0x8eull << 40);
         *at(h, 1) = 0xf4; /* HLT */
     }
@@ -177,6 +185,16 @@ static int setup(void **state) {
     make_tables();
     make_state(0);
     return 0;
+}
+
+/* 32-bit protected mode without paging. */
+static void make_state32(void) {
+    make_state(0);
+    s.cr0 &= ~(uint64_t)CR0_PG;
+    s.cr4 = 0;
+    s.efer = 0;
+    s.seg[SEG_CS] = flat(KERNEL_CS32, 0xc09b);
+    s.idtr = (struct x86_dtr){IDT32, 32 * 8 - 1};
 }
 
 /* Executes `code` and a HLT behind it from the state `s`; returns the vector of the exception, or
@@ -286,6 +304,52 @@ static void pcid(void **state) {
     assert_int_equal(s.gpr[RCX], PML4 | 5);
 }
 
+static void entering_and_leaving_long_mode(void **state) {
+    (void)state;
+    make_state32();
+    s.efer = EFER_LME;
+    s.gpr[RAX] = s.cr0 | CR0_PG;
+    assert_int_equal(RUN(TO_CR0), EXC_GP); /* no PAE */
+    make_state32();
+    s.efer = EFER_LME;
+    s.cr4 = CR4_PAE;
+    s.tr.attr = 0x83;
+    s.gpr[RAX] = s.cr0 | CR0_PG;
+    assert_int_equal(RUN(TO_CR0), EXC_GP); /* a 16-bit TSS */
+    make_state32();
+    s.efer = EFER_LME;
+    s.cr4 = CR4_PAE;
+    s.gpr[RAX] = s.cr0 | CR0_PG;
+    assert_int_equal(RUN(TO_CR0), DONE);
+    assert_int_equal(s.efer, EFER_LME | EFER_LMA);
+    s.rip = CODE;
+    s.gpr[RAX] = s.cr0 & ~(uint64_t)CR0_PG;
+    assert_int_equal(RUN(TO_CR0), DONE); /* from compatibility mode */
+    assert_int_equal(s.efer, EFER_LME);
+}
+
+static void pae_pointers(void **state) {
+    (void)state;
+    make_state32();
+    s.cr3 = PDPTES;
+    s.cr4 = CR4_PAE;
+    s.gpr[RAX] = s.cr0 | CR0_PG;
+    s.gpr[RBX] = PDPTES + 32;
+    put(PDPTES + 32, PAE_DIR | 3); /* bit 1 is reserved */
+    assert_int_equal(RUN(TO_CR0), DONE);
+    assert_int_equal(s.pdpte[0], PAE_DIR | 1);
+    s.rip = CODE;
+    assert_int_equal(RUN(0x0f, 0x22, 0xdb), EXC_GP); /* mov cr3, ebx */
+    assert_int_equal(s.cr3, PDPTES);
+    assert_int_equal(s.pdpte[0], PAE_DIR | 1);
+    make_state32();
+    s.cr3 = PDPTES + 32;
+    s.cr4 = CR4_PAE;
+    s.gpr[RAX] = s.cr0 | CR0_PG;
+    assert_int_equal(RUN(TO_CR0), EXC_GP);
+    assert_false(s.cr0 & CR0_PG);
+}
+
 static void cr8_is_the_tpr(void **state) {
     (void)state;
     assert_int_equal(RUN_RAX(5, 0x44, 0x0f, 0x22, 0xc0, 0x44, 0x0f, 0x20, 0xc3), DONE);
@@ -366,6 +430,10 @@ static void msr_others(void **state) {
     assert_int_equal(rdmsr(0x179, &v), DONE);
     assert_int_equal(v, 0);
     assert_int_equal(rdmsr(0x400, &v), EXC_GP); /* no bank 0 */
+    assert_int_equal(wrmsr(0x1d9, 3), DONE);    /* DEBUGCTL */
+    assert_int_equal(rdmsr(0x1d9, &v), DONE);
+    assert_int_equal(v, 0);
+    assert_int_equal(wrmsr(0x1d9, 0x40), EXC_GP);
     make_state(3);
     assert_int_equal(rdmsr(0x10, &v), EXC_GP);
 }
@@ -460,6 +528,21 @@ static void sysret_faults(void **state) {
     assert_int_equal(RUN(0x48, 0x0f, 0x07), EXC_GP);
 }
 
+static void syscall_outside_64_bit_mode(void **state) {
+    (void)state;
+    make_state32();
+    s.efer = EFER_SCE;
+    assert_int_equal(RUN(0x0f, 0x05), EXC_UD);
+    make_state32();
+    s.msr.sysenter_cs = KERNEL_CS32;
+    s.msr.sysenter_eip = CODE + 2;
+    s.msr.sysenter_esp = STACK - 16;
+    assert_int_equal(RUN(0x0f, 0x34), DONE);
+    assert_int_equal(s.seg[SEG_CS].attr, 0xc09b);
+    assert_int_equal(s.seg[SEG_SS].sel, KERNEL_CS32 + 8);
+    assert_int_equal(s.gpr[RSP], STACK - 16);
+}
+
 static void sysret_to_32_bits(void **state) {
     (void)state;
     s.msr.star = STAR;
@@ -516,6 +599,20 @@ static void descriptor_table_registers(void **state) {
     make_state(3);
     s.gpr[RBX] = DATA;
     assert_int_equal(RUN(0x0f, 0x01, 0x13), EXC_GP);
+}
+
+/* A 16-bit operand loads 24 bits of base, but all 32 are stored. */
+static void descriptor_tables_with_16_bits(void **state) {
+    (void)state;
+    make_state32();
+    put(DATA, 0x123456780abc);
+    s.gpr[RBX] = DATA;
+    assert_int_equal(RUN(0x66, 0x0f, 0x01, 0x13), DONE);
+    assert_int_equal(s.gdtr.base, 0x345678);
+    s.rip = CODE;
+    s.gdtr.base = 0x12345678;
+    assert_int_equal(RUN(0x66, 0x0f, 0x01, 0x43, 0x10), DONE);
+    assert_memory_equal(at(DATA + 16, 6), at(DATA, 6), 6);
 }
 
 static void umip(void **state) {
@@ -753,6 +850,8 @@ int main(void) {
         TEST(cr3_reserved_bits),
         TEST(cr4_legality),
         TEST(pcid),
+        TEST(entering_and_leaving_long_mode),
+        TEST(pae_pointers),
         TEST(cr8_is_the_tpr),
         TEST(machine_status_word),
         TEST(efer),
@@ -762,9 +861,11 @@ int main(void) {
         TEST(tsc_and_tsc_adjust),
         TEST(syscall_and_back),
         TEST(sysret_faults),
+        TEST(syscall_outside_64_bit_mode),
         TEST(sysret_to_32_bits),
         TEST(sysenter_and_sysexit),
         TEST(descriptor_table_registers),
+        TEST(descriptor_tables_with_16_bits),
         TEST(umip),
         TEST(debug_register_access),
         TEST(general_detect),

@@ -361,8 +361,8 @@ static bool other_write(struct x86_cpu *c, uint32_t index, uint64_t v) {
         return store_if(x86_has(id, FEAT_MCA) && v <= 7, &m->mcg_status, v);
     case IA32_MISC_ENABLE:
         return misc_enable_write(c, v);
-    case IA32_DEBUGCTL: /* branch records are not kept: the bit that asks for them stays 0 */
-        return store_if(v <= (DEBUGCTL_LBR | DEBUGCTL_BTF), &m->debugctl, v & DEBUGCTL_BTF);
+    case IA32_DEBUGCTL: /* neither branch records nor branch steps: bits that ask for them stay 0 */
+        return v <= (DEBUGCTL_LBR | DEBUGCTL_BTF);
     case IA32_XSS:
         return store_if(x86_has(id, FEAT_XSAVES) && !v, &m->xss, v);
     case IA32_EFER:
