@@ -371,6 +371,7 @@ bool select_sys(const struct x86_decode *d, struct x86_insn *i) {
     case ZYDIS_MNEMONIC_INVLPG:
         return take(i, op_invlpg, INSN_END);
     case ZYDIS_MNEMONIC_INVPCID:
+        i->osize = i->mode == 64 ? 8 : 4;
         return take_if(d, FEAT_INVPCID, i, op_invpcid, INSN_END);
     case ZYDIS_MNEMONIC_INVD:
     case ZYDIS_MNEMONIC_WBINVD:
