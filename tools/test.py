@@ -79,6 +79,14 @@ def judge(result, status):
 
 def run_one(test, factor):
     result = Result()
+    try:
+        execute(test, factor, result)
+    except OSError as e:
+        result.failed, result.why = 1, str(e)
+    return result
+
+
+def execute(test, factor, result):
     env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT='TAP', **test['env'])
     limit = test['timeout'] * factor if test['timeout'] > 0 else None
     with subprocess.Popen(test['cmd'], env=env, cwd=test['workdir'], stdin=subprocess.DEVNULL,
@@ -93,7 +101,6 @@ def run_one(test, factor):
             status, result.why = None, f'no end after {limit:.0f} s'
     result.output = out.decode(errors='replace')
     judge(result, status)
-    return result
 
 
 def run_suite(suite, tests, args):
