@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a guest's CPUID says, by model, and which instructions exist for it. A feature is named by the CPUID
- * register and bit that announces it (SDM 2A, CPUID; APM 3, appendix E).
+ * What a guest's CPUID says, by model, and which instructions exist for it. A feature is named by
+ * the CPUID register and bit that announces it (SDM 2A, CPUID; APM 3, appendix E).
  */
 #ifndef RINGFENCE_CPU_X86_CPUID_H
 #define RINGFENCE_CPU_X86_CPUID_H
@@ -50,7 +50,7 @@ struct x86_cpuid {
     uint32_t max_basic, max_extended;
     unsigned vcpus;
     uint64_t tsc_hz;
-    uint64_t xcr0_mask;   /* what XCR0 may hold */
+    uint64_t xcr0_mask; /* what XCR0 may hold */
     unsigned phys_bits, virt_bits;
     char model[32];
 };
@@ -60,25 +60,29 @@ static inline bool x86_has(const struct x86_cpuid *id, enum x86_feature f) {
 }
 
 /*
- * Fills `id` for a model with optional changes, as --cpu says: "x86-64-v2", "x86-64-v3", "host", then ",+name",
+ * Fills `id` for a model with optional changes, as --cpu says: "x86-64-v2", "x86-64-v3", "host",
+ * then ",+name",
  * ",-name". `host` is what this engine can execute of what the host has. An unknown model or
- * feature is an error that lists what there is; a feature the host or engine lacks is one that says so.
+ * feature is an error that lists what there is; a feature the host or engine lacks is one that says
+ * so.
  */
 int x86_cpuid_build(struct x86_cpuid *id, const char *spec, unsigned vcpus, uint64_t tsc_hz,
                     struct err *e);
 
 /*
- * Executes CPUID for vCPU `index` (its APIC id). `dynamic` carries what depends on the vCPU's state: OSXSAVE, APIC
- * enabled, XCR0 and IA32_XSS sizes.
+ * Executes CPUID for vCPU `index` (its APIC id). `dynamic` carries what depends on the vCPU's
+ * state: OSXSAVE, APIC enabled, XCR0 and IA32_XSS sizes.
  */
 struct x86_cpuid_dynamic {
     bool osxsave, apic_enabled;
     uint64_t xcr0, xss;
 };
-void x86_cpuid_query(const struct x86_cpuid *id, unsigned index, const struct x86_cpuid_dynamic *dyn,
-                     uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+void x86_cpuid_query(const struct x86_cpuid *id, unsigned index,
+                     const struct x86_cpuid_dynamic *dyn, uint32_t leaf, uint32_t subleaf,
+                     uint32_t out[4]);
 
-/* Names of models and features (in upper case; case does not count), NULL-terminated, for help and suggestions. */
+/* Names of models and features (in upper case; case does not count), NULL-terminated, for help and
+ * suggestions. */
 const char *const *x86_cpuid_models(void);
 const char *const *x86_cpuid_features(void);
 
