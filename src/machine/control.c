@@ -68,8 +68,13 @@ int machine_reset(struct machine *m, struct err *e) {
         if (d->ops->reset)
             d->ops->reset(d);
     mem_io_unlock(m->mem);
+    if (machine_load(m, e) < 0)
+        return -1;
+    /* What was decoded before is of another kernel's memory, or of the same one before it patched
+     * itself. */
+    mem_wrote(m->mem, m->mem->ram, m->layout.ram_bytes);
     m->vcpus[0]->ops->invalidate(m->vm);
-    return machine_load(m, e);
+    return 0;
 }
 
 /* Guest time stands still from the first hold to the last release. */

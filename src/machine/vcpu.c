@@ -246,13 +246,15 @@ void vcpu_set_stay(struct vcpu_set *s, unsigned index, bool stay) {
 }
 
 void vcpu_set_reset(struct vcpu_set *s, const struct x86_state *bsp) {
+    const uint32_t forgotten =
+        VCPU_EVENT_INTR | VCPU_EVENT_NMI | VCPU_EVENT_INIT | VCPU_EVENT_SIPI | VCPU_EVENT_SMI;
     struct x86_state ap;
 
     x86_state_reset(&ap, false);
     for (unsigned i = 0; i < s->count; i++) {
         struct vcpu_thread *t = &s->threads[i];
 
-        atomic_fetch_and(&t->v->events, VCPU_EVENT_STOP);
+        atomic_fetch_and(&t->v->events, ~forgotten);
         t->v->ops->set_state(t->v, i == 0 ? bsp : &ap);
         t->wait_sipi = i != 0;
     }
