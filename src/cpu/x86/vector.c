@@ -28,8 +28,14 @@ void mmx_enter(struct x86_cpu *c) {
 
 /* ---- execution ---- */
 
+/* MMn is physical register n; the switch to MMX state, which makes it ST(n), comes after the instruction has
+ * succeeded. */
+static uint8_t *mmx_reg(struct x86_cpu *c, unsigned n) {
+    return c->s.fpu.st[(n - x87_top(&c->s.fpu)) & 7];
+}
+
 static void *slot_value(struct x86_cpu *c, unsigned type, unsigned n) {
-    return type == THUNK_MM ? c->s.fpu.st[n & 7] : vec_reg(c, n);
+    return type == THUNK_MM ? mmx_reg(c, n) : vec_reg(c, n);
 }
 
 static noreturn void raise_simd(struct x86_cpu *c) {
@@ -84,10 +90,10 @@ static void store_gprs(struct x86_cpu *c, const struct thunk_frame *f, const str
 static void mmx_written(struct x86_cpu *c, const struct x86_insn *i) {
     const struct thunk_key *k = &((const struct thunk *)i->data)->key;
     if ((k->flags & THUNK_STORE_V0) && k->slot[0] == THUNK_MM)
-        memset(c->s.fpu.st[i->dst & 7] + 8, 0xff, 2);
+        memset(mmx_reg(c, i->dst) + 8, 0xff, 2);
 }
 
-/* Everything. Memory is checked before any register changes. */
+/* Everything. A store that cannot be made is found before any register changes. */
 static void vec_any(struct x86_cpu *c, const struct x86_insn *i) {
     struct thunk_frame f;
     _Alignas(64) uint8_t buf[64];
@@ -100,19 +106,19 @@ static void vec_any(struct x86_cpu *c, const struct x86_insn *i) {
         lin = vec_linear(c, i, i->osize, m.align, m.flags & VEC_WRITE);
     if (m.flags & VEC_READ)
         vec_load(c, lin, buf, i->osize, i->seg);
-    if (m.flags & VEC_WRITE)
+    if ((m.flags & (VEC_WRITE | VEC_MXCSR)) == (VEC_WRITE | VEC_MXCSR))
         mmu_probe(c, lin, i->osize, true, i->seg);
-    if (m.flags & VEC_MMX)
-        mmx_enter(c);
     load_gprs(c, &f, &m);
     run_thunk(c, i, &f, buf, m.flags & VEC_MXCSR);
+    if (m.flags & VEC_WRITE)
+        vec_store(c, lin, buf, i->osize, i->seg);
     store_gprs(c, &f, &m);
     if (m.flags & VEC_FLAGS)
         c->cc = (uint32_t)f.flags & FLAG_ARITH;
-    if (m.flags & VEC_MMX)
+    if (m.flags & VEC_MMX) {
         mmx_written(c, i);
-    if (m.flags & VEC_WRITE)
-        vec_store(c, lin, buf, i->osize, i->seg);
+        mmx_enter(c);
+    }
 }
 
 /* ---- selection: operands ---- */

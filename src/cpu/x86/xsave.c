@@ -96,13 +96,19 @@ static void x87_to_image(const struct x86_cpu *c, const struct x86_insn *i, uint
         memcpy(image + FX_ST + 16 * n, f->st[n], 10);
 }
 
+/* FIP is a register as wide as a linear address, and is kept canonical; FDP is not. */
+static uint64_t canonical(const struct x86_cpu *c, uint64_t fip) {
+    unsigned shift = 64 - c->cpuid->virt_bits;
+    return (uint64_t)((int64_t)(fip << shift) >> shift);
+}
+
 static void x87_from_image(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *image) {
     struct x86_fpu *f = &c->s.fpu;
     f->fcw = x87_valid_fcw(get16(image + FX_FCW));
     f->fsw = get16(image + FX_FSW);
     f->ftw = image[FX_FTW];
     f->fop = get16(image + FX_FOP) & 0x7ff;
-    f->fip = wide(i) ? get64(image + FX_FIP) : get32(image + FX_FIP);
+    f->fip = wide(i) ? canonical(c, get64(image + FX_FIP)) : get32(image + FX_FIP);
     f->fdp = wide(i) ? get64(image + FX_FDP) : get32(image + FX_FDP);
     f->fcs = wide(i) ? 0 : get16(image + FX_FCS);
     f->fds = wide(i) ? 0 : get16(image + FX_FDS);
