@@ -51,7 +51,7 @@ static inline uint8_t inb(struct mem *m, uint16_t port) {
 }
 
 static inline void save_device(const struct device *d, struct record_writer *w) {
-    rec_begin(w, d->ops->name, d->instance, d->ops->version);
+    rec_begin(w, d->ops->name, 0, d->ops->version);
     d->ops->save(d, w);
     rec_end(w);
 }
@@ -87,7 +87,7 @@ static inline int check_bytes(struct device *d, const uint8_t *bytes, size_t len
     struct record_writer w = {0};
     struct record_reader r;
 
-    rec_begin(&w, d->ops->name, d->instance, d->ops->version);
+    rec_begin(&w, d->ops->name, 0, d->ops->version);
     rec_put_bytes(&w, bytes, len);
     rec_end(&w);
     const uint8_t *at = w.buf;
