@@ -33,7 +33,7 @@ struct tlb_entry {
     uintptr_t addend;
 };
 
-#define TLB_INVALID (1ull << 51) /* not a canonical page number */
+#define TLB_INVALID (1ull << 63) /* ids stay below 2048, and no mask hides this bit */
 #define TLB_PAGE_BITS ((1ull << 52) - 1)
 
 /* Which TLB: by privilege, and by RFLAGS.AC where SMAP is on. TLB_OFF is always empty (alignment

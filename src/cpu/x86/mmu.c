@@ -34,7 +34,7 @@ static void fill(struct x86_cpu *c, unsigned kind, uint64_t lin, const struct wa
     uint64_t tag = lin >> PAGE_SHIFT | c->asid;
     bool watched = c->watching && debug_page_watched(c, lin);
     e->addend = (uintptr_t)hit->host - lin;
-    e->mask = w->global ? TLB_PAGE_BITS : UINT64_MAX;
+    e->mask = w->global ? TLB_PAGE_BITS | TLB_INVALID : UINT64_MAX;
     e->rd = w->read && !watched ? tag : TLB_INVALID;
     e->wr = w->write && !watched && hit->kind == MEM_RAM ? tag : TLB_INVALID;
     e->ex = w->fetch ? tag : TLB_INVALID;

@@ -9,7 +9,7 @@
 #include "cpu/x86/mmu.h"
 
 #define ASID_SHIFT 52
-#define ASID_MAX 4095u
+#define ASID_MAX 2047u
 
 static void entry_drop(struct tlb_entry *e) {
     e->rd = e->wr = e->ex = TLB_INVALID;
