@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every device has. A device is a struct that embeds `struct device` first and a static const table of
- * operations. Devices are made by explicit calls, in order, in machine/pc.c. All operations run under
- * the machine's I/O lock with no vCPU running, except where a header says otherwise.
+ * What every device has. A device is a struct that embeds `struct device` first and a static const
+ * table of operations. Devices are made by explicit calls, in order, in machine/pc.c. All
+ * operations run under the machine's I/O lock with no vCPU running, except where a header says
+ * otherwise.
  */
 #ifndef RINGFENCE_DEV_DEVICE_H
 #define RINGFENCE_DEV_DEVICE_H
@@ -19,8 +20,9 @@ struct device_ops {
     uint16_t version; /* of the save record */
     void (*reset)(struct device *d);
     /*
-     * save puts fields (the caller opens and closes the record); check and load get them, check with
-     * rec_done at its end. check validates every field and changes nothing; load may rely on it.
+     * save puts fields (the caller opens and closes the record); check and load get them, check
+     * with rec_done at its end. check validates every field and changes nothing; load may rely on
+     * it.
      */
     void (*save)(const struct device *d, struct record_writer *w);
     int (*check)(const struct device *d, struct record_reader *r, struct err *e);
