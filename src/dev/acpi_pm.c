@@ -165,15 +165,15 @@ void acpi_pm_power_button(struct acpi_pm *pm) {
     mem_io_unlock(pm->mem);
 }
 
-uint8_t acpi_pm_reset_read(void *dev) {
-    const struct acpi_pm *pm = dev;
+uint8_t acpi_pm_reset_read(void *arg) {
+    const struct acpi_pm *pm = arg;
 
     return pm->rcr;
 }
 
 /* A change of RST_CPU from 0 to 1 resets. */
-void acpi_pm_reset_write(void *dev, uint8_t value) {
-    struct acpi_pm *pm = dev;
+void acpi_pm_reset_write(void *arg, uint8_t value) {
+    struct acpi_pm *pm = arg;
     bool rises = (value & RCR_RST_CPU) && !(pm->rcr & RCR_RST_CPU);
 
     pm->rcr = value & RCR_BITS;

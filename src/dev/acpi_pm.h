@@ -30,9 +30,10 @@ void acpi_pm_power_button(struct acpi_pm *pm);
 
 /*
  * The reset control register (port 0xcf9). It lies among the ports of PCI configuration, which pass
- * its accesses on: see struct pci_reset_port in dev/pci.h, which these fit.
+ * its accesses on: see struct pci_reset_port in dev/pci.h, which these fit; `arg` is the struct
+ * acpi_pm.
  */
-uint8_t acpi_pm_reset_read(void *pm);
-void acpi_pm_reset_write(void *pm, uint8_t value);
+uint8_t acpi_pm_reset_read(void *arg);
+void acpi_pm_reset_write(void *arg, uint8_t value);
 
 #endif
