@@ -64,7 +64,7 @@ static void test_masked_exception_sets_flags(void **state) {
     uint32_t before = __builtin_ia32_stmxcsr();
     assert_int_equal(thunk_get(&k)->run(&f, NULL, NULL, NULL, a, b), 0);
     assert_int_equal(f.mxcsr, 0x1fa4); /* divide by zero, inexact */
-    assert_int_equal(__builtin_ia32_stmxcsr(), before);
+    assert_int_equal(__builtin_ia32_stmxcsr() & 0xffc0, before & 0xffc0);
 }
 
 static void test_unmasked_exception_returns(void **state) {

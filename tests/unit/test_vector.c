@@ -306,6 +306,144 @@ static void test_vex(void **state) {
     finish("VEX");
 }
 
+/* ---- checks that need privilege, and restartable faults ---- */
+
+static int run(unsigned mode, const uint8_t *insn, unsigned len) {
+    cpu->s.rip = 0x1000;
+    cpu->s.gpr[RBX] = (uintptr_t)ram;
+    return engine_run(cpu, mode, insn, len);
+}
+
+#define RUN(...) run(64, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+#define ADDPS 0x0f, 0x58, 0xc1
+#define MOVUPS 0x0f, 0x10, 0xc1
+#define MOVNTPS_MEM 0x0f, 0x2b, 0x03
+#define PADDB_MMX 0x0f, 0xfc, 0xc1
+#define VADDPS 0xc5, 0xf4, 0x58, 0xc2
+#define VMOVUPS 0xc5, 0xfc, 0x10, 0xc1
+
+static void expect_sse(int vector) {
+    assert_int_equal(RUN(ADDPS), vector);
+    assert_int_equal(RUN(MOVUPS), vector);
+    assert_int_equal(RUN(MOVNTPS_MEM), vector);
+    assert_int_equal(RUN(0x0f, 0xae, 0x1b), vector); /* stmxcsr */
+}
+
+static void expect_avx(int vector) {
+    assert_int_equal(RUN(VADDPS), vector);
+    assert_int_equal(RUN(VMOVUPS), vector);
+    assert_int_equal(RUN(0xc5, 0xf8, 0x77), vector); /* vzeroupper */
+}
+
+static void test_control_registers(void **state) {
+    (void)state;
+    memset(&cpu->s.fpu, 0, sizeof cpu->s.fpu);
+    cpu->s.fpu.mxcsr = 0x1f80;
+    cpu->s.fpu.fcw = 0x37f;
+    struct x86_state old = cpu->s;
+    expect_sse(-1);
+    expect_avx(-1);
+    cpu->s.cr0 |= CR0_TS;
+    expect_sse(EXC_NM);
+    expect_avx(EXC_NM);
+    assert_int_equal(RUN(PADDB_MMX), EXC_NM);
+    cpu->s.cr0 |= CR0_EM;
+    expect_sse(EXC_UD);
+    expect_avx(EXC_NM);
+    assert_int_equal(RUN(PADDB_MMX), EXC_UD);
+    cpu->s.cr0 = old.cr0;
+    cpu->s.cr4 &= ~(uint64_t)CR4_OSFXSR;
+    expect_sse(EXC_UD);
+    expect_avx(-1);
+    assert_int_equal(RUN(PADDB_MMX), -1);
+    cpu->s.cr4 = old.cr4 & ~(uint64_t)CR4_OSXSAVE;
+    expect_sse(-1);
+    expect_avx(EXC_UD);
+    cpu->s.cr4 = old.cr4;
+    cpu->s.xcr0 = 3;
+    expect_avx(EXC_UD);
+    cpu->s.xcr0 = 7;
+    cpu->s.fpu.fcw = 0x37b;
+    cpu->s.fpu.fsw = 0x8084;
+    assert_int_equal(RUN(PADDB_MMX), EXC_MF);
+    assert_int_equal(RUN(0x0f, 0x77), EXC_MF); /* emms */
+    expect_sse(-1);
+    cpu->s.fpu.fsw = 0;
+}
+
+static void test_simd_exception_without_osxmmexcpt(void **state) {
+    (void)state;
+    native_arm();
+    memset(&cpu->s.fpu, 0, sizeof cpu->s.fpu);
+    cpu->s.fpu.mxcsr = 0x1f00; /* invalid operation unmasked */
+    assert_int_equal(RUN(0x0f, 0x5e, 0xc1), EXC_XM);
+    assert_int_equal(cpu->s.fpu.mxcsr, 0x1f01);
+    cpu->s.cr4 &= ~(uint64_t)CR4_OSXMMEXCPT;
+    assert_int_equal(RUN(0x0f, 0x5e, 0xc1), EXC_UD);
+    cpu->s.cr4 |= CR4_OSXMMEXCPT;
+    cpu->s.fpu.mxcsr = 0x1f80;
+}
+
+static void test_ldmxcsr_reserved(void **state) {
+    (void)state;
+    memcpy(ram, &(uint32_t){0x10000}, 4);
+    assert_int_equal(RUN(0x0f, 0xae, 0x13), EXC_GP);
+    assert_int_equal(cpu->s.fpu.mxcsr, 0x1f80);
+    memcpy(ram, &(uint32_t){0xffff}, 4);
+    assert_int_equal(RUN(0x0f, 0xae, 0x13), -1);
+    assert_int_equal(cpu->s.fpu.mxcsr, 0xffff);
+    cpu->s.fpu.mxcsr = 0x1f80;
+}
+
+/* vpgatherqq ymm0, [rbx + ymm1*8], ymm2, whose third element is at no canonical address. */
+static void test_gather_stops_at_a_fault(void **state) {
+    (void)state;
+    const uint64_t index[4] = {0, 1, 1ull << 59, 3};
+    uint64_t data[4] = {11, 22, 33, 44}, dst[4], mask[4];
+    memcpy(ram, data, sizeof data);
+    memset(cpu->s.fpu.zmm[0], 0xee, 32);
+    memcpy(cpu->s.fpu.zmm[1], index, 32);
+    memset(cpu->s.fpu.zmm[2], 0xff, 32);
+    assert_int_equal(RUN(0xc4, 0xe2, 0xed, 0x91, 0x04, 0xcb), EXC_GP);
+    memcpy(dst, cpu->s.fpu.zmm[0], 32);
+    memcpy(mask, cpu->s.fpu.zmm[2], 32);
+    assert_memory_equal(dst, ((uint64_t[]){11, 22, 0xeeeeeeeeeeeeeeee, 0xeeeeeeeeeeeeeeee}), 32);
+    assert_memory_equal(mask, ((uint64_t[]){0, 0, UINT64_MAX, UINT64_MAX}), 32);
+    memset(cpu->s.fpu.zmm[1] + 16, 0, 8); /* repaired, it goes on */
+    assert_int_equal(RUN(0xc4, 0xe2, 0xed, 0x91, 0x04, 0xcb), -1);
+    memcpy(dst, cpu->s.fpu.zmm[0], 32);
+    assert_memory_equal(dst, ((uint64_t[]){11, 22, 11, 44}), 32);
+}
+
+/* vmaskmovps [rbx], ymm1, ymm0: elements that are not selected are not touched, wherever they are.
+ */
+static void test_masked_elements_do_not_fault(void **state) {
+    (void)state;
+    const uint32_t mask[8] = {0x80000000, 0, 0, 0, 0, 0, 0, 0}, one = 0x3f800000;
+    memcpy(cpu->s.fpu.zmm[1], mask, 32);
+    memcpy(cpu->s.fpu.zmm[0], &one, 4);
+    cpu->s.rip = 0x1000;
+    cpu->s.gpr[RBX] = (uintptr_t)ram + RAM_PAGES * PAGE_SIZE - 4;
+    assert_int_equal(engine_run(cpu, 64, (const uint8_t[]){0xc4, 0xe2, 0x75, 0x2e, 0x03}, 5), -1);
+    assert_memory_equal(ram + RAM_PAGES * PAGE_SIZE - 4, &one, 4);
+    assert_int_equal(engine_run(cpu, 64, (const uint8_t[]){0xc4, 0xe2, 0x75, 0x2c, 0x13}, 5), -1);
+    assert_memory_equal(cpu->s.fpu.zmm[2], &one, 4);
+}
+
+/* In 32-bit mode VEX.W does not widen VMOVD, and the upper registers cannot be named. */
+static void test_32_bit_mode(void **state) {
+    (void)state;
+    cpu->s.gpr[RAX] = 0x1122334455667788;
+    memset(cpu->s.fpu.zmm[0], 0xff, 32);
+    assert_int_equal(run(32, (const uint8_t[]){0xc4, 0xe1, 0xf9, 0x6e, 0xc0}, 5), -1);
+    assert_memory_equal(cpu->s.fpu.zmm[0], ((uint64_t[]){0x55667788, 0, 0, 0}), 32);
+    memset(cpu->s.fpu.zmm[0], 0xff, 32);
+    memset(cpu->s.fpu.zmm[8], 0xff, 32);
+    assert_int_equal(run(32, (const uint8_t[]){0xc5, 0xfc, 0x77}, 3), -1); /* vzeroall */
+    assert_memory_equal(cpu->s.fpu.zmm[0], ((uint64_t[]){0, 0, 0, 0}), 32);
+    assert_memory_equal(cpu->s.fpu.zmm[8], ((uint64_t[]){~0ull, ~0ull, ~0ull, ~0ull}), 32);
+}
+
 static int setup(void **state) {
     (void)state;
     native_init();
@@ -319,6 +457,12 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_legacy),
         cmocka_unit_test(test_vex),
+        cmocka_unit_test(test_control_registers),
+        cmocka_unit_test(test_simd_exception_without_osxmmexcpt),
+        cmocka_unit_test(test_ldmxcsr_reserved),
+        cmocka_unit_test(test_gather_stops_at_a_fault),
+        cmocka_unit_test(test_masked_elements_do_not_fault),
+        cmocka_unit_test(test_32_bit_mode),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -17,7 +17,7 @@ struct thunk_frame {
     uint64_t gpr[3];     /* RAX, RCX, RDX */
     uint64_t flags;      /* RFLAGS after it; before it, too, with THUNK_FLAGS_IN */
     uint32_t mxcsr;      /* the guest's, with THUNK_MXCSR */
-    uint32_t host_mxcsr; /* the thunk's own */
+    uint32_t host_mxcsr; /* the thunk's own: the monitor's, whose exception flags may change */
 };
 
 /*

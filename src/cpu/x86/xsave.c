@@ -171,16 +171,17 @@ static void op_fxrstor(struct x86_cpu *c, const struct x86_insn *i) {
 
 /* ---- components ---- */
 
-static bool all_zero(const void *p, size_t n) {
-    const uint8_t *b = p;
-    while (n && *b == 0)
-        b++, n--;
-    return n == 0;
+/* `n` is a multiple of 8. */
+static bool all_zero(const uint8_t *p, size_t n) {
+    uint64_t any = 0;
+    for (size_t off = 0; off < n; off += 8)
+        any |= get64(p + off);
+    return any == 0;
 }
 
 static bool x87_in_use(const struct x86_fpu *f) {
     return f->fcw != FCW_INIT || f->fsw || f->ftw || f->fop || f->fip || f->fdp || f->fcs ||
-           f->fds || !all_zero(f->st, sizeof f->st);
+           f->fds || !all_zero(f->st[0], sizeof f->st);
 }
 
 static uint64_t components_in_use(const struct x86_cpu *c) {
