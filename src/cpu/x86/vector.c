@@ -28,14 +28,15 @@ void mmx_enter(struct x86_cpu *c) {
 
 /* ---- execution ---- */
 
-/* MMn is physical register n; the switch to MMX state, which makes it ST(n), comes after the instruction has
- * succeeded. */
+/* MMn is physical register n; the switch to MMX state, which makes it ST(n), comes after the
+ * instruction has succeeded. */
 static uint8_t *mmx_reg(struct x86_cpu *c, unsigned n) {
     return c->s.fpu.st[(n - x87_top(&c->s.fpu)) & 7];
 }
 
+/* A slot that is not used may hold any number: the operand is something else. */
 static void *slot_value(struct x86_cpu *c, unsigned type, unsigned n) {
-    return type == THUNK_MM ? mmx_reg(c, n) : vec_reg(c, n);
+    return type == THUNK_MM ? mmx_reg(c, n) : vec_reg(c, n & 31);
 }
 
 static noreturn void raise_simd(struct x86_cpu *c) {
