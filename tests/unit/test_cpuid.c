@@ -121,7 +121,7 @@ static void beyond_the_last_leaf(void **state) {
     assert_memory_equal(r, last, sizeof r);
     query(&id, 3, 0, r); /* within, but not there */
     assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
-    query(&id, 7, 2, r);
+    query(&id, 7, 3, r);
     assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
 }
 

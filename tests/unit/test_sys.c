@@ -397,7 +397,7 @@ static void msr_rules(void **state) {
         {0x200, 0x80000006, 0x80000002},                      /* MTRR_PHYSBASE0 */
         {0x201, 0x3fff80000800, 0x400000000800},              /* MTRR_PHYSMASK0: 46 bits */
         {0x2ff, 0xc06, 0x1006},                               /* MTRR_DEF_TYPE */
-        {0x48, 1, 8},                                         /* SPEC_CTRL */
+        {0x48, 0x401, 8},                                     /* SPEC_CTRL */
         {0x174, 0x10, 1ull << 32},                            /* SYSENTER_CS */
         {0x1a0, 0x400c51809, 2},                              /* MISC_ENABLE */
         {0x17a, 4, 8},                                        /* MCG_STATUS */

@@ -197,8 +197,9 @@ static void fill_hypervisor(struct x86_cpuid *id) {
 
 static void fill_features(struct x86_cpuid *id) {
     const uint32_t *f = id->features;
-    add_sub(id, 7, 0, (struct regs){1, f[FW_7_EBX], f[FW_7_ECX], f[FW_7_EDX]});
+    add_sub(id, 7, 0, (struct regs){2, f[FW_7_EBX], f[FW_7_ECX], f[FW_7_EDX]});
     add_sub(id, 7, 1, (struct regs){f[FW_7_1_EAX], 0, 0, 0});
+    add_sub(id, 7, 2, (struct regs){0, 0, 0, f[FW_7_2_EDX]});
     add(id, 0x80000000, (struct regs){MAX_EXTENDED, 0, 0, 0});
     add(id, 0x80000001, (struct regs){0, 0, f[FW_81_ECX], f[FW_81_EDX]});
     add(id, 0x80000008, (struct regs){id->phys_bits | id->virt_bits << 8, f[FW_88_EBX], 0, 0});

@@ -23,6 +23,7 @@ enum x86_feature_word {
     FW_81_ECX,
     FW_D1_EAX, /* 0xd, subleaf 1 */
     FW_88_EBX, /* 0x80000008 */
+    FW_7_2_EDX,
     FW_COUNT
 };
 

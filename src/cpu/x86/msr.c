@@ -204,14 +204,15 @@ static bool apic_write(struct x86_cpu *c, uint32_t index, uint64_t v) {
 /* ---- speculation controls ---- */
 
 static bool spec_ctrl_exists(const struct x86_cpuid *id) {
-    return x86_has(id, FEAT_SPEC_CTRL) || x86_has(id, FEAT_STIBP) || x86_has(id, FEAT_SSBD);
+    return x86_has(id, FEAT_SPEC_CTRL) || x86_has(id, FEAT_STIBP) || x86_has(id, FEAT_SSBD) ||
+           x86_has(id, FEAT_BHI_CTRL);
 }
 
 static bool spec_ctrl_write(struct x86_cpu *c, uint64_t v) {
     /* STIBP may be set wherever IBRS exists (SDM 4, IA32_SPEC_CTRL). */
-    uint64_t valid = (x86_has(c->cpuid, FEAT_SPEC_CTRL) ? 3 : 0) |
-                     (x86_has(c->cpuid, FEAT_STIBP) ? 2 : 0) |
-                     (x86_has(c->cpuid, FEAT_SSBD) ? 4 : 0);
+    uint64_t valid =
+        (x86_has(c->cpuid, FEAT_SPEC_CTRL) ? 3 : 0) | (x86_has(c->cpuid, FEAT_STIBP) ? 2 : 0) |
+        (x86_has(c->cpuid, FEAT_SSBD) ? 4 : 0) | (x86_has(c->cpuid, FEAT_BHI_CTRL) ? 1u << 10 : 0);
     if (!spec_ctrl_exists(c->cpuid) || v & ~valid)
         return false;
     c->s.msr.spec_ctrl = v;

@@ -10,32 +10,34 @@
 
 /*
  * IA32_ARCH_CAPABILITIES. A guest's speculation is not the host's: its branches and loads are data
- * to the engine, so nothing that leaks between privileges on real processors leaks here, and none
- * of the costly mitigations is needed. SSB_NO is left out: with no SSBD announced it would change
- * nothing.
+ * to the engine, so nothing that leaks between privileges on real processors leaks here, and guests
+ * are told that they need none of the costly mitigations: no separate page tables (RDCL_NO), no
+ * retpolines (IBRS_ALL), no aligned thunks (ITS_NO). Linux clears branch history on every system
+ * call whatever BHI_NO says, unless CPUID offers BHI_CTRL, which it therefore does.
  */
 enum {
-    ARCH_CAP_RDCL_NO = 1u << 0,  /* Meltdown: no separate page tables */
-    ARCH_CAP_IBRS_ALL = 1u << 1, /* enhanced IBRS: no retpolines */
+    ARCH_CAP_RDCL_NO = 1u << 0,
+    ARCH_CAP_IBRS_ALL = 1u << 1,
     ARCH_CAP_SKIP_L1DFL_VMENTRY = 1u << 3,
+    ARCH_CAP_SSB_NO = 1u << 4,
     ARCH_CAP_MDS_NO = 1u << 5,
-    ARCH_CAP_IF_PSCHANGE_MC_NO = 1u << 6, /* iTLB multihit */
+    ARCH_CAP_IF_PSCHANGE_MC_NO = 1u << 6,
     ARCH_CAP_TAA_NO = 1u << 8,
     ARCH_CAP_SBDR_SSDP_NO = 1u << 13,
     ARCH_CAP_FBSDP_NO = 1u << 14,
     ARCH_CAP_PSDP_NO = 1u << 15,
-    ARCH_CAP_BHI_NO = 1u << 20, /* no clearing of branch history on every system call */
+    ARCH_CAP_BHI_NO = 1u << 20,
     ARCH_CAP_PBRSB_NO = 1u << 24,
     ARCH_CAP_GDS_NO = 1u << 26,
     ARCH_CAP_RFDS_NO = 1u << 27,
 };
-#define ARCH_CAP_ITS_NO (1ull << 62) /* no aligned branch thunks */
+#define ARCH_CAP_ITS_NO (1ull << 62)
 
 #define ARCH_CAPABILITIES                                                                          \
-    (ARCH_CAP_RDCL_NO | ARCH_CAP_IBRS_ALL | ARCH_CAP_SKIP_L1DFL_VMENTRY | ARCH_CAP_MDS_NO |        \
-     ARCH_CAP_IF_PSCHANGE_MC_NO | ARCH_CAP_TAA_NO | ARCH_CAP_SBDR_SSDP_NO | ARCH_CAP_FBSDP_NO |    \
-     ARCH_CAP_PSDP_NO | ARCH_CAP_BHI_NO | ARCH_CAP_PBRSB_NO | ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO | \
-     ARCH_CAP_ITS_NO)
+    (ARCH_CAP_RDCL_NO | ARCH_CAP_IBRS_ALL | ARCH_CAP_SKIP_L1DFL_VMENTRY | ARCH_CAP_SSB_NO |        \
+     ARCH_CAP_MDS_NO | ARCH_CAP_IF_PSCHANGE_MC_NO | ARCH_CAP_TAA_NO | ARCH_CAP_SBDR_SSDP_NO |      \
+     ARCH_CAP_FBSDP_NO | ARCH_CAP_PSDP_NO | ARCH_CAP_BHI_NO | ARCH_CAP_PBRSB_NO |                  \
+     ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO | ARCH_CAP_ITS_NO)
 
 /* Fast strings on; no branch trace store, no PEBS. */
 #define MISC_ENABLE_RESET (1u | 1u << 11 | 1u << 12)
