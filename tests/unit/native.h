@@ -362,15 +362,18 @@ static bool states_differ(const struct x86_state *a, const struct x86_state *b, 
     uint64_t flags_a = a->rflags & FLAG_ARITH, flags_b = b->rflags & FLAG_ARITH;
     bool bad = differs("gpr", a->gpr, b->gpr, sizeof a->gpr);
     bad |= differs("flags", &flags_a, &flags_b, 8);
-    bad |= differs("fcw fsw", &fa->fcw, &fb->fcw, 4) | differs("ftw", &fa->ftw, &fb->ftw, 1);
+    bad |= differs("fcw fsw", &fa->fcw, &fb->fcw, 4);
+    bad |= differs("ftw", &fa->ftw, &fb->ftw, 1);
     bad |= differs("mxcsr", &fa->mxcsr, &fb->mxcsr, 4);
     for (unsigned n = 0; n < 8; n++)
         bad |= differs("st", fa->st[n], fb->st[n], 10);
     for (unsigned n = 0; n < 16; n++)
         bad |= differs("ymm", fa->zmm[n], fb->zmm[n], 32);
-    if (pointers)
-        bad |= differs("fop", &fa->fop, &fb->fop, 2) | differs("fip", &fa->fip, &fb->fip, 8) |
-               differs("fdp", &fa->fdp, &fb->fdp, 8);
+    if (pointers) {
+        bad |= differs("fop", &fa->fop, &fb->fop, 2);
+        bad |= differs("fip", &fa->fip, &fb->fip, 8);
+        bad |= differs("fdp", &fa->fdp, &fb->fdp, 8);
+    }
     return bad;
 }
 
