@@ -83,7 +83,7 @@ make_root() {
     # cttyhack gives the shell a terminal of its own, so that ^C and job control work.
     printf '%s\n' '::respawn:/bin/cttyhack /bin/sh -l' '::ctrlaltdel:/bin/reboot' >"$root/etc/inittab"
     # shellcheck disable=SC2016 # for the guest's shell
-    printf '%s\n' 'export PS1="\h:\w# "' cd >"$root/etc/profile"
+    printf '%s\n' 'export HOME=/root PS1="\h:\w# "' cd >"$root/etc/profile"
 }
 
 make_initrd() {
