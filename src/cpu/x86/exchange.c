@@ -140,9 +140,11 @@ static void cmpxchg_finish(struct x86_cpu *c, const struct x86_insn *i, uint64_t
 static void op_cmpxchg_r(struct x86_cpu *c, const struct x86_insn *i) {
     uint64_t dst = reg_get(c, i->dst, i->osize);
     uint64_t acc = reg_get(c, REG_OFF(RAX), i->osize);
-    if (acc == dst)
-        reg_set(c, i->dst, i->osize, reg_get(c, i->src, i->osize));
+    uint64_t v = reg_get(c, i->src, i->osize);
+    /* The accumulator first: it may be the destination. */
     cmpxchg_finish(c, i, dst);
+    if (acc == dst)
+        reg_set(c, i->dst, i->osize, v);
 }
 
 /* The destination is written in either case (SDM 2A, CMPXCHG), so it is checked as a write. */
