@@ -43,19 +43,23 @@ OP(jmp_mem) {
     c->next = absolute_mem(c, i);
 }
 
+/* Processors push before they check the target: the slot is written even when that raises #GP. */
 static void call_to(struct x86_cpu *c, const struct x86_insn *i, uint64_t target) {
-    stack_push(c, c->next, i->osize);
-    c->next = target;
+    uint64_t sp = c->s.gpr[RSP] - i->osize;
+    mmu_st(c, stack_linear(c, sp, i->osize, true), c->next, i->osize, SEG_SS);
+    c->next = target_checked(c, i, target);
+    stack_set(c, sp);
 }
 
 OP(call_rel) {
-    call_to(c, i, relative(c, i));
+    call_to(c, i, c->next + i->imm);
 }
 OP(call_reg) {
-    call_to(c, i, absolute_reg(c, i));
+    call_to(c, i, reg_get(c, i->dst, i->osize));
 }
 OP(call_mem) {
-    call_to(c, i, absolute_mem(c, i));
+    uint64_t lin = insn_linear(c, i, i->osize, false);
+    call_to(c, i, mmu_ld(c, lin, i->osize, i->seg));
 }
 
 OP(ret) {
