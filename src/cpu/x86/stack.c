@@ -55,45 +55,41 @@ OP(pusha) {
 
 OP(popa) {
     unsigned size = i->osize;
-    uint64_t v[8];
-    for (unsigned n = 0; n < 8; n++)
-        v[n] = stack_peek(c, (uint64_t)n * size, size);
-    for (unsigned n = 0; n < 8; n++)
+    /* A fault on the way leaves the registers that were popped: the stack pointer moves last. */
+    for (unsigned n = 0; n < 8; n++) {
+        uint64_t v = stack_peek(c, (uint64_t)n * size, size);
         if (7 - n != RSP)
-            reg_set(c, REG_OFF(7 - n), size, v[n]);
+            reg_set(c, REG_OFF(7 - n), size, v);
+    }
     stack_set(c, c->s.gpr[RSP] + 8ull * size);
 }
 
-/* What ENTER puts on the new frame: the old frame pointer, outer frame pointers, its own. */
-static unsigned enter_values(struct x86_cpu *c, unsigned size, unsigned level, uint64_t frame,
-                             uint64_t *v) {
-    unsigned count = 0;
-    uint64_t bp = c->s.gpr[RBP];
-    v[count++] = bp;
-    for (unsigned n = 1; n < level; n++) {
-        uint64_t at = (bp - (uint64_t)n * size) & c->stack_mask;
-        v[count++] = mmu_ld(c, cpu_linear(c, SEG_SS, at, size, false), size, SEG_SS);
-    }
-    if (level)
-        v[count++] = frame;
-    return count;
+/* Pushes without moving the stack pointer: `sp` stands for it. */
+static void enter_push(struct x86_cpu *c, uint64_t *sp, uint64_t v, unsigned size) {
+    *sp -= size;
+    mmu_st(c, stack_linear(c, *sp, size, true), v, size, SEG_SS);
 }
 
+/*
+ * The old frame pointer, outer frame pointers and the new one go below the stack pointer as the
+ * manual's pseudocode orders it, so that what was pushed may be copied; the registers change when
+ * nothing can fault any more.
+ */
 OP(enter) {
     unsigned size = i->osize, level = i->aux & 31;
-    uint64_t sp = c->s.gpr[RSP], v[33], lin[33];
+    uint64_t sp = c->s.gpr[RSP], bp = c->s.gpr[RBP];
     /* The whole register as the first push leaves it, also with a 16-bit stack. */
     uint64_t frame = (sp & ~c->stack_mask) | ((sp - size) & c->stack_mask);
-    unsigned count = enter_values(c, size, level, frame, v);
-    for (unsigned n = 0; n < count; n++) {
-        lin[n] = stack_linear(c, sp - (n + 1ull) * size, size, true);
-        mmu_probe(c, lin[n], size, true, SEG_SS);
+    enter_push(c, &sp, bp, size);
+    for (unsigned n = 1; n < level; n++) {
+        uint64_t lin = stack_linear(c, bp - (uint64_t)n * size, size, false);
+        enter_push(c, &sp, mmu_ld(c, lin, size, SEG_SS), size);
     }
-    uint64_t final = sp - (uint64_t)count * size - (uint16_t)i->imm;
-    mmu_probe(c, stack_linear(c, final, 1, true), 1, true, SEG_SS);
-    for (unsigned n = 0; n < count; n++)
-        mmu_st(c, lin[n], v[n], size, SEG_SS);
-    stack_set(c, final);
+    if (level)
+        enter_push(c, &sp, frame, size);
+    sp -= (uint16_t)i->imm;
+    mmu_probe(c, stack_linear(c, sp, size, true), size, true, SEG_SS);
+    stack_set(c, sp);
     reg_set(c, REG_OFF(RBP), size, frame);
 }
 
