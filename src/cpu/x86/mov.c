@@ -225,6 +225,8 @@ static bool select_plain_mov(const struct x86_decode *d, struct x86_insn *i) {
 
 static bool select_widen(const struct x86_decode *d, struct x86_insn *i) {
     unsigned from = d->op[1].size / 8, mem = !!(i->flags & INSN_MEM);
+    if (from > i->osize) /* MOVSXD r16 reads no more than it writes */
+        from = i->osize;
     unsigned row = from == 4 ? 2 : from - 1, to = size_index(i->osize) - 1;
     bool zero = d->zi->mnemonic == ZYDIS_MNEMONIC_MOVZX;
     i->fn = zero ? MOVZX_FN[row][mem][to] : MOVSX_FN[row][mem][to];
