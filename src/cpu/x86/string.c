@@ -75,8 +75,9 @@ static uint32_t compare(uint64_t a, uint64_t b, unsigned size) {
 }
 
 static void one_cmps(struct x86_cpu *c, const struct x86_insn *i) {
-    uint64_t a = mmu_ld(c, linear_at(c, i, RSI, i->seg, false), i->osize, i->seg);
+    /* Processors read ES:[RDI] first, which shows when both fault. */
     uint64_t b = mmu_ld(c, linear_at(c, i, RDI, SEG_ES, false), i->osize, SEG_ES);
+    uint64_t a = mmu_ld(c, linear_at(c, i, RSI, i->seg, false), i->osize, i->seg);
     c->cc = compare(a, b, i->osize);
     index_add(c, i, RSI, step(c, i));
     index_add(c, i, RDI, step(c, i));
@@ -96,6 +97,9 @@ static uint64_t run_at(struct x86_cpu *c, const struct x86_insn *i, unsigned reg
     uint64_t avail = 0, ea = index_get(c, i, reg);
     uint64_t lin = cpu_linear(c, seg, ea, i->osize, write);
     uint64_t room = addr_mask(i) - ea;
+    *host = NULL;
+    if ((lin & PAGE_MASK) + i->osize > PAGE_SIZE) /* checked as a whole before it is translated */
+        return 0;
     *host = mmu_host(c, lin, write, seg, &avail);
     if (!*host || room < avail || (!c->mode64 && !(c->flat >> seg & 1)))
         return 0;
@@ -177,7 +181,8 @@ static bool goes_on(const struct x86_cpu *c, const struct x86_insn *i, const str
 
 static uint64_t some(struct x86_cpu *c, const struct x86_insn *i, const struct string_op *op,
                      uint64_t left) {
-    bool bulk = left > 1 && !(c->s.rflags & (FLAG_DF | FLAG_TF)) && !c->watching;
+    bool bulk = left > 1 && !(c->s.rflags & (FLAG_DF | FLAG_TF)) && !c->watching &&
+                c->tlb != c->tlbs[TLB_OFF];
     uint64_t n = bulk ? op->bulk(c, i, left) : 0;
     if (n)
         return n;
@@ -191,9 +196,27 @@ static bool must_pause(struct x86_cpu *c, uint64_t done) {
            atomic_load_explicit(&c->v.events, memory_order_relaxed);
 }
 
+/*
+ * A repeat with 32-bit registers in 64-bit mode cuts the count before the first element, which may
+ * fault, and those that processors do in bulk cut their indices too.
+ */
+static void cut_registers(struct x86_cpu *c, const struct x86_insn *i, const struct string_op *op) {
+    index_add(c, i, RCX, 0);
+    if (op == &MOVS)
+        index_add(c, i, RSI, 0);
+    if (op == &MOVS || op == &STOS)
+        index_add(c, i, RDI, 0);
+}
+
+/* Comparisons change the flags when they end: a fault or trap between elements finds the old ones.
+ */
 static void repeat(struct x86_cpu *c, const struct x86_insn *i, const struct string_op *op) {
     uint64_t left = index_get(c, i, RCX), done = 0;
+    uint32_t cc = c->cc;
+    if (c->mode64 && i->ashift == 32)
+        cut_registers(c, i, op);
     while (left) {
+        c->cc = cc;
         uint64_t n = some(c, i, op, left);
         left -= n;
         done += n;
@@ -201,6 +224,8 @@ static void repeat(struct x86_cpu *c, const struct x86_insn *i, const struct str
         if (!goes_on(c, i, op))
             return;
         if (left && must_pause(c, done)) {
+            c->cc = cc;
+            c->s.rflags |= FLAG_RF; /* SDM 3B 18.3.1.1: what comes in between returns with RF */
             c->next = c->s.rip;
             return;
         }
