@@ -51,6 +51,7 @@ static uint32_t undefined_flags(const struct isa_case *c) {
  */
 static bool in_parts(const struct isa_case *c) {
     switch (c->insn.mnemonic) {
+    case ZYDIS_MNEMONIC_FBSTP:
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTENV:
@@ -62,7 +63,13 @@ static bool in_parts(const struct isa_case *c) {
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ:
         return true;
+    case ZYDIS_MNEMONIC_FSTP: /* 80 bits are two stores */
+        return c->ops[0].size == 80;
     default:
         return c->insn.meta.category == ZYDIS_CATEGORY_XSAVE;
     }
@@ -143,6 +150,8 @@ static void exceptions(struct text *t, const struct isa_case *c, const struct is
         if (n->cr2 >= USER_END) /* Linux hides which of its own pages are there */
             ne |= 1, ge |= 1;
     }
+    if (n->vector == EXC_PF && in_parts(c)) /* of whichever part */
+        ne |= 1, ge |= 1;
     number(t, "error", ne, ge);
 }
 

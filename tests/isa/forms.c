@@ -201,6 +201,19 @@ const ZydisDecoder *forms_decoder(bool mode32) {
     return &decoders[mode32];
 }
 
+/* Zydis 4.0 takes REX.B as a base with 32-bit addresses where ModRM and SIB say that there is none.
+ */
+static void mend_operands(const ZydisDecodedInstruction *i, ZydisDecodedOperand *ops) {
+    if (!(i->attributes & ZYDIS_ATTRIB_HAS_SIB) || i->raw.modrm.mod || i->raw.sib.base != 5)
+        return;
+    for (unsigned n = 0; n < i->operand_count_visible; n++)
+        if (ops[n].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+            ops[n].mem.base = ZYDIS_REGISTER_NONE;
+            ops[n].mem.disp.has_displacement = true;
+            ops[n].mem.disp.value = i->raw.disp.value;
+        }
+}
+
 const void *forms_decode(bool mode32, const uint8_t *code, size_t len,
                          ZydisDecodedInstruction *insn, ZydisDecodedOperand *ops) {
     const ZydisDecoder *d = forms_decoder(mode32);
@@ -208,6 +221,7 @@ const void *forms_decode(bool mode32, const uint8_t *code, size_t len,
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(d, &ctx, code, len, insn)) ||
         !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(d, &ctx, insn, ops, insn->operand_count)))
         return NULL;
+    mend_operands(insn, ops);
     return ctx.definition;
 }
 

@@ -484,6 +484,12 @@ static bool is_open_gate(const struct isa_case *c) {
     return c->insn.mnemonic == ZYDIS_MNEMONIC_INT && (n == 0x80 || n == 3 || n == 4);
 }
 
+/* Of the host's state components only those that the guest has too: where no address needs EDX:EAX
+ * for itself. */
+static bool asks_for_more(const struct isa_case *c) {
+    return is_state_area(c) && ((uint32_t)c->in.gpr[RAX] & ~7u || (uint32_t)c->in.gpr[RDX]);
+}
+
 bool gen_case(struct isa_case *c, const struct form *f, uint64_t seed, unsigned form_index,
               unsigned instance, struct isa_memory *mem, uint64_t fs_base) {
     struct rng r = {mix(mix(seed, form_index), instance)};
@@ -502,6 +508,8 @@ bool gen_case(struct isa_case *c, const struct form *f, uint64_t seed, unsigned 
     if (f->mode32)
         for (unsigned i = 0; i < 16; i++)
             c->in.gpr[i] &= 0xffffffff;
+    if (asks_for_more(c))
+        return false;
     memset(c->code + c->len, 0xcc, sizeof c->code - c->len);
     return true;
 }
