@@ -31,6 +31,7 @@ struct interp {
     struct block_cache *blocks;
     struct block *current; /* being executed */
     uint64_t start;        /* RIP at which it was entered */
+    bool bus_locked;       /* this vCPU holds the vm's bus lock */
     uint64_t resumed_at;   /* RIP of a breakpoint that was reported and is not to be reported again,
                               or ~0 */
 };
@@ -54,9 +55,11 @@ void interp_code_written(struct x86_cpu *c, uint64_t backing_page) {
 
 void interp_bus_lock(struct x86_cpu *c) {
     pthread_mutex_lock(&c->v.vm->bus_lock);
+    c->interp->bus_locked = true;
 }
 
 void interp_bus_unlock(struct x86_cpu *c) {
+    c->interp->bus_locked = false;
     pthread_mutex_unlock(&c->v.vm->bus_lock);
 }
 
@@ -72,7 +75,10 @@ static unsigned done_so_far(const struct x86_cpu *c) {
     return n;
 }
 
+/* After a fault, wherever it came from. */
 static void block_leave(struct x86_cpu *c) {
+    if (c->interp->bus_locked)
+        interp_bus_unlock(c);
     if (!c->interp->current)
         return;
     c->icount += done_so_far(c);
@@ -126,22 +132,29 @@ static bool stops_here(struct x86_cpu *c, struct vcpu_exit *x) {
     return true;
 }
 
-/* INT n and its kin clear TF on the way to their handler: no single-step trap follows them. */
-static bool traps_after(const struct x86_insn *i) {
+/*
+ * Whether a single-step trap follows an instruction that began with TF as `tf`. INT n and its kin
+ * clear TF on the way to their handler; SYSCALL and SYSRET trap by the flags that they load (SDM
+ * 2B); loading SS holds the trap back (SDM 3A 6.8.3).
+ */
+static bool traps_after(const struct x86_cpu *c, const struct x86_insn *i, bool tf) {
     switch (i->mnemonic) {
     case ZYDIS_MNEMONIC_INT:
     case ZYDIS_MNEMONIC_INT1:
     case ZYDIS_MNEMONIC_INT3:
     case ZYDIS_MNEMONIC_INTO:
         return false;
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET:
+        return c->s.rflags & FLAG_TF;
     default:
-        return true;
+        return tf && !c->s.shadow_movss;
     }
 }
 
 /* Returns true when run() must return. */
 static bool step(struct x86_cpu *c, struct vcpu_exit *x) {
-    bool trap = c->s.rflags & FLAG_TF, after_movss = c->s.shadow_movss;
+    bool tf = c->s.rflags & FLAG_TF, after_movss = c->s.shadow_movss;
     uint64_t dr6 = 0;
     if (c->stopping && stops_here(c, x))
         return true;
@@ -149,12 +162,11 @@ static bool step(struct x86_cpu *c, struct vcpu_exit *x) {
         exc_raise_debug(c, dr6);
     struct block *b = block_find(c, c->interp->blocks);
     within_limit(c, b);
-    trap = trap && traps_after(&b->insn[0]);
     c->s.shadow_sti = c->s.shadow_movss = false;
     c->s.rflags &= ~(uint64_t)FLAG_RF;
     c->interp->resumed_at = UINT64_MAX;
     execute(c, b, 1);
-    if (trap)
+    if (traps_after(c, &b->insn[0], tf))
         c->dr6_pending |= DR6_BS;
     if (!c->debug || !c->debug->active || !c->debug->step)
         return false;
@@ -230,6 +242,7 @@ static void take_events(struct x86_cpu *c, uint32_t events) {
 static bool deliver_pending(struct x86_cpu *c, uint32_t events) {
     bool shadow = c->s.shadow_sti || c->s.shadow_movss;
     if (c->dr6_pending && !c->s.shadow_movss) {
+        wake_up(c);
         exc_debug_trap(c);
         return true;
     }
@@ -275,11 +288,12 @@ static inline bool needs_attention(const struct x86_cpu *c) {
     uint32_t events = atomic_load_explicit(&c->v.events, memory_order_relaxed);
     uint64_t state;
     memcpy(&state, &c->s.activity, sizeof state);
-    if (likely(
-            !(events | state | c->dr6_pending | c->stopping | (c->s.rflags & (FLAG_TF | FLAG_RF)))))
+    if (likely(!(events | state | c->dr6_pending | c->debug_watch_hit | c->stopping |
+                 (c->s.rflags & (FLAG_TF | FLAG_RF)))))
         return false;
     bool only_masked_interrupt = events == VCPU_EVENT_INTR && !state && !c->dr6_pending &&
-                                 !c->stopping && !(c->s.rflags & (FLAG_TF | FLAG_RF | FLAG_IF));
+                                 !c->debug_watch_hit && !c->stopping &&
+                                 !(c->s.rflags & (FLAG_TF | FLAG_RF | FLAG_IF));
     return !only_masked_interrupt;
 }
 
@@ -386,6 +400,7 @@ static void interp_set_state(struct vcpu *v, const struct x86_state *s) {
     c->s.zero = 0;
     c->dr6_pending = 0;
     c->exc_nested = false;
+    atomic_store(&v->tsc_offset, s->tsc_offset);
     cpu_set_flags(c, s->rflags);
     mmu_remap(c);
     debug_update(c);

@@ -169,6 +169,7 @@ uint64_t msr_tsc(const struct x86_cpu *c) {
 static void tsc_move(struct x86_cpu *c, uint64_t delta) {
     c->s.tsc_offset = (int64_t)((uint64_t)c->s.tsc_offset + delta);
     c->s.msr.tsc_adjust += delta;
+    atomic_store(&c->v.tsc_offset, c->s.tsc_offset);
     if (c->v.irqchip)
         c->v.irqchip->tsc_changed(c->v.apic);
 }

@@ -7,6 +7,7 @@
 
 #include "cpu/x86/exc.h"
 #include "cpu/x86/frame.h"
+#include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
 
 /* Where a TSS of either size keeps what a switch saves and loads (SDM 3A figures 7-2 and 7-10). */
@@ -122,7 +123,7 @@ static void load_registers(struct x86_cpu *c, const struct image *m) {
     c->s.ldtr = seg_null(m->ldt, 0);
     if (c->s.dr[7] & locals) {
         c->s.dr[7] &= ~locals;
-        mmu_watch_changed(c);
+        debug_update(c);
     }
     cpu_update_mode(c);
 }
