@@ -192,6 +192,7 @@ unsigned compare_results(const struct isa_case *c, const struct isa_result *nati
         return t.count;
     memory(&t, DATA_BASE, native_mem->data, guest_mem->data, DATA_SIZE);
     memory(&t, LOW_BASE, native_mem->low, guest_mem->low, LOW_SIZE);
+    memory(&t, TOP_BASE, native_mem->top, guest_mem->top, TOP_SIZE);
     return t.count;
 }
 

@@ -139,8 +139,10 @@ static uint64_t draw_target(struct rng *r, const struct isa_case *c, unsigned n)
         return rng_one_in(r, 2) ? RO_BASE + RO_SIZE - cross : DATA_BASE - cross;
     case 6:
         return rng_one_in(r, 2) ? value_int(r) : CODE_BASE + rng_below(r, CODE_SIZE);
-    case 7: /* not canonical, or partly */
-        return c->form->mode32 ? value_int(r) : (1ull << 47) - cross;
+    case 7: /* the end of 32-bit addresses, or of canonical ones */
+        if (c->form->mode32 || rng_one_in(r, 2))
+            return rng_one_in(r, 2) ? TOP_BASE + TOP_SIZE - n : TOP_BASE + TOP_SIZE - cross;
+        return (1ull << 47) - cross;
     case 8:
     case 9:
     case 10:
@@ -221,6 +223,8 @@ static void store(struct isa_memory *m, uint64_t at, const void *p, size_t n) {
             m->data[at + i - DATA_BASE] = ((const uint8_t *)p)[i];
         else if (at + i - LOW_BASE < LOW_SIZE)
             m->low[at + i - LOW_BASE] = ((const uint8_t *)p)[i];
+        else if (at + i - TOP_BASE < TOP_SIZE)
+            m->top[at + i - TOP_BASE] = ((const uint8_t *)p)[i];
     }
 }
 

@@ -24,6 +24,8 @@ enum {
     P_PD = 0x3000,
     P_PT = 0x4000,
     P_PT_LOW = 0x5000,
+    P_PD_TOP = 0x10000,
+    P_PT_TOP = 0x11000,
     P_PDPT_K = 0x6000,
     P_PD_K = 0x7000,
     P_GDT = 0x8000,
@@ -36,6 +38,7 @@ enum {
     P_DATA = 0x110000,
     P_RO = 0x112000,
     P_LOW = 0x120000,
+    P_TOP = 0x121000,
     RAM = 0x200000,
 };
 #define KERNEL 0xffff800000000000ull
@@ -72,6 +75,9 @@ static void build_page_tables(bool low) {
     map_pages(P_PT, CODE_BASE, P_CODE, CODE_SIZE, 0);
     map_pages(P_PT, DATA_BASE, P_DATA, DATA_SIZE, PTE_W | PTE_D | PTE_NX);
     map_pages(P_PT, RO_BASE, P_RO, RO_SIZE, PTE_NX);
+    put64(P_PDPT + 3 * 8, P_PD_TOP | PTE_DIR);
+    put64(P_PD_TOP + 511 * 8, P_PT_TOP | PTE_DIR);
+    map_pages(P_PT_TOP, TOP_BASE, P_TOP, TOP_SIZE, PTE_W | PTE_D | PTE_NX);
     if (low)
         map_pages(P_PT_LOW, LOW_BASE, P_LOW, LOW_SIZE, PTE_W | PTE_D | PTE_NX);
     put64(P_PDPT_K, P_PD_K | PTE_DIR);
@@ -206,6 +212,7 @@ static void load_case(const struct isa_case *c, const struct isa_memory *before,
     memcpy(guest.ram + P_DATA, before->data, DATA_SIZE);
     memcpy(guest.ram + P_RO, before->ro, RO_SIZE);
     memcpy(guest.ram + P_LOW, before->low, LOW_SIZE);
+    memcpy(guest.ram + P_TOP, before->top, TOP_SIZE);
     memcpy(guest.ram + P_CODE + off, c->code, n);
     mem_wrote(guest.mem, guest.ram + P_CODE + off, n);
     struct x86_state s = guest.base;
@@ -239,4 +246,5 @@ void guest_run(const struct isa_case *c, const struct isa_memory *before, struct
     mem_wrote(guest.mem, guest.ram + P_CODE + off, n);
     memcpy(after->data, guest.ram + P_DATA, DATA_SIZE);
     memcpy(after->low, guest.ram + P_LOW, LOW_SIZE);
+    memcpy(after->top, guest.ram + P_TOP, TOP_SIZE);
 }

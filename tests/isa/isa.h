@@ -26,9 +26,11 @@ struct x86_cpuid;
 #define DATA_SIZE 0x2000u
 #define RO_BASE 0x20012000ull /* readable, right behind the writable data */
 #define RO_SIZE 0x1000u
-#define LOW_BASE                                                                                   \
-    0x8000ull /* readable and writable where the host allows it: for 16-bit addresses */
+/* Writable where the host lets us map it: for 16-bit addresses. */
+#define LOW_BASE 0x8000ull
 #define LOW_SIZE 0x1000u
+#define TOP_BASE 0xfffff000ull /* readable and writable, the last that 32-bit addresses reach */
+#define TOP_SIZE 0x1000u
 #define GS_BASE (DATA_BASE + 0x100)
 
 /* Selectors, as Linux has them. */
@@ -58,6 +60,7 @@ struct isa_result {
 struct isa_memory {
     uint8_t data[DATA_SIZE];
     uint8_t low[LOW_SIZE];
+    uint8_t top[TOP_SIZE];
     uint8_t ro[RO_SIZE];
 };
 

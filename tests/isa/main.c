@@ -111,6 +111,9 @@ static void run_case(struct progress *p, unsigned form, unsigned instance) {
         printf("%s", text);
     }
     native_run(&c, &before, &native, &native_mem);
+    if (opt.only && opt.verbose)
+        printf("  native: vector %u error %x cr2 %" PRIx64 " rip %" PRIx64 "\n", native.vector,
+               native.error, native.cr2, native.s.rip);
     if (!opt.self && is_hidden(&c, &native)) {
         atomic_fetch_add(&p->skipped, 1);
         return;

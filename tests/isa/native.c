@@ -30,7 +30,7 @@ enum { XS_BV = 512, XS_COMP = 520, XS_HEADER = 512, XS_HEADER_SIZE = 64 };
 #define FLAG_HANDLER_MUST_CLEAR (FLAG_AC | FLAG_NT_ID)
 
 static struct {
-    uint8_t *code, *data, *ro, *low; /* writable views */
+    uint8_t *code, *data, *ro, *low, *top; /* writable views */
     uint64_t fs_base;
     unsigned ymm_offset;
     bool entering;
@@ -165,14 +165,15 @@ static uint8_t *map_both(int fd, uint64_t at, size_t size, off_t off, int prot) 
 
 static int memory_map(void) {
     int fd = memfd_create("isa", MFD_CLOEXEC);
-    if (fd < 0 || ftruncate(fd, 0x10000))
+    if (fd < 0 || ftruncate(fd, 0x14000))
         return -1;
     nat.code = map_both(fd, CODE_BASE, CODE_SIZE, 0, PROT_READ | PROT_EXEC);
     nat.data = map_both(fd, DATA_BASE, DATA_SIZE, 0x4000, PROT_READ | PROT_WRITE);
     nat.ro = map_both(fd, RO_BASE, RO_SIZE, 0x8000, PROT_READ);
+    nat.top = map_both(fd, TOP_BASE, TOP_SIZE, 0x10000, PROT_READ | PROT_WRITE);
     nat.low = map_both(fd, LOW_BASE, LOW_SIZE, 0xc000, PROT_READ | PROT_WRITE);
     close(fd);
-    if (!nat.code || !nat.data || !nat.ro)
+    if (!nat.code || !nat.data || !nat.ro || !nat.top)
         return -1;
     memset(nat.code, 0xcc, CODE_SIZE);
     return 0;
@@ -218,6 +219,7 @@ void native_run(const struct isa_case *c, const struct isa_memory *before, struc
                 struct isa_memory *after) {
     memcpy(nat.data, before->data, DATA_SIZE);
     memcpy(nat.ro, before->ro, RO_SIZE);
+    memcpy(nat.top, before->top, TOP_SIZE);
     if (nat.low)
         memcpy(nat.low, before->low, LOW_SIZE);
     uint64_t off = c->in.rip - CODE_BASE;
@@ -230,6 +232,7 @@ void native_run(const struct isa_case *c, const struct isa_memory *before, struc
     native_go();
     memset(nat.code + off, 0xcc, n);
     memcpy(after->data, nat.data, DATA_SIZE);
+    memcpy(after->top, nat.top, TOP_SIZE);
     if (nat.low)
         memcpy(after->low, nat.low, LOW_SIZE);
 }
