@@ -144,6 +144,6 @@ struct vcpu {
 /* Raises events and makes the vCPU notice, wherever it is. Any thread. */
 void vcpu_raise(struct vcpu *v, uint32_t events);
 
-extern const struct engine_ops engine_interp;
+extern const struct engine_ops engine_interp, engine_bt;
 
 #endif

@@ -9,7 +9,7 @@
 #include "base/util.h"
 #include "cpu/engine.h"
 
-const struct engine_ops *const engines[] = {&engine_interp, NULL};
+const struct engine_ops *const engines[] = {&engine_interp, &engine_bt, NULL};
 
 static const struct engine_ops *pick_auto(char **why, struct err *e) {
     cleanup_err struct err last = ERR_INIT;

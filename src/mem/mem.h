@@ -59,6 +59,9 @@ struct mem {
     _Atomic uint32_t *page_gen; /* bumped when a page with MEM_PAGE_CODE is written */
     _Atomic(struct mem_map *) map;
     struct mem_priv *priv;
+    /* Told of each page with MEM_PAGE_CODE that was written, once, on the writer's thread; may be NULL. */
+    void (*code_written)(void *arg, uint64_t backing_page);
+    void *code_written_arg;
 };
 
 /*

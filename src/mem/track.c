@@ -29,8 +29,11 @@ static void page_written(struct mem *m, uint64_t page) {
      */
     if (flags & MEM_PAGE_LOG)
         log_page(m, page);
-    if (flags & MEM_PAGE_CODE)
+    if (flags & MEM_PAGE_CODE) {
         atomic_fetch_add(&m->page_gen[page], 1);
+        if (m->code_written)
+            m->code_written(m->code_written_arg, page);
+    }
 }
 
 void mem_wrote(struct mem *m, const void *host, uint64_t len) {

@@ -411,23 +411,29 @@ static void make_fault(struct x86_insn *i, x86_op_fn *fn, unsigned mode) {
     *i = (struct x86_insn){.fn = fn, .len = 1, .flags = INSN_END, .mode = (uint8_t)mode};
 }
 
-int x86_decode(const struct x86_cpuid *cpuid, unsigned mode, const uint8_t *bytes, unsigned avail,
-               struct x86_insn *i) {
+int x86_decode_full(const struct x86_cpuid *cpuid, unsigned mode, const uint8_t *bytes,
+                    unsigned avail, struct x86_insn *i, ZydisDecodedInstruction *zi,
+                    ZydisDecodedOperand *op) {
     ZydisDecoder z;
-    ZydisDecodedInstruction zi;
-    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     decoder_init(&z, cpuid, mode);
-    ZyanStatus st = ZydisDecoderDecodeFull(&z, bytes, avail, &zi, op);
+    ZyanStatus st = ZydisDecoderDecodeFull(&z, bytes, avail, zi, op);
     if (st == ZYDIS_STATUS_NO_MORE_DATA)
         return -EAGAIN;
     if (!ZYAN_SUCCESS(st)) {
         make_fault(i, st == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? op_too_long : op_undefined, mode);
         return 0;
     }
-    struct x86_decode d = {.zi = &zi, .op = op, .cpuid = cpuid, .bytes = bytes};
+    struct x86_decode d = {.zi = zi, .op = op, .cpuid = cpuid, .bytes = bytes};
     *i = (struct x86_insn){.mode = (uint8_t)mode, .base = REG_OFF_ZERO, .index = REG_OFF_ZERO};
     fill_common(&d, i);
-    if (!insn_exists(cpuid, &zi) || !select_family(&d, i))
+    if (!insn_exists(cpuid, zi) || !select_family(&d, i))
         make_fault(i, op_undefined, mode);
     return 0;
+}
+
+int x86_decode(const struct x86_cpuid *cpuid, unsigned mode, const uint8_t *bytes, unsigned avail,
+               struct x86_insn *i) {
+    ZydisDecodedInstruction zi;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    return x86_decode_full(cpuid, mode, bytes, avail, i, &zi, op);
 }

@@ -82,6 +82,12 @@ typedef bool x86_select_fn(const struct x86_decode *d, struct x86_insn *i);
 int x86_decode(const struct x86_cpuid *cpuid, unsigned mode, const uint8_t *bytes, unsigned avail,
                struct x86_insn *i);
 
+/* The same, with what Zydis says, for a translator: `zi` and `op` are valid unless i->fn only
+ * raises. */
+int x86_decode_full(const struct x86_cpuid *cpuid, unsigned mode, const uint8_t *bytes,
+                    unsigned avail, struct x86_insn *i, ZydisDecodedInstruction *zi,
+                    ZydisDecodedOperand *op);
+
 /* Every family's selector, one per file; decode.c asks them by mnemonic or category. */
 x86_select_fn select_alu, select_mov, select_exchange, select_shift, select_muldiv, select_bits,
     select_string, select_stack, select_branch, select_bcd;

@@ -18,15 +18,6 @@
 #define EVENT_REMAP (1u << 31)
 #define EVENTS_OF_LOOP (VCPU_EVENT_INIT | VCPU_EVENT_SIPI | VCPU_EVENT_STOP)
 
-enum { JMP_NONE, JMP_FAULT, JMP_LEFT_BLOCK };
-
-struct engine_vm {
-    struct engine_vm_params params;
-    pthread_mutex_t bus_lock;
-    pthread_mutex_t list_lock;
-    struct x86_cpu **cpus; /* params.vcpus of them, NULL where there is none */
-};
-
 struct interp {
     struct block_cache *blocks;
     struct block *current; /* being executed */
@@ -76,7 +67,7 @@ static unsigned done_so_far(const struct x86_cpu *c) {
 }
 
 /* After a fault, wherever it came from. */
-static void block_leave(struct x86_cpu *c) {
+void interp_left_block(struct x86_cpu *c) {
     if (c->interp->bus_locked)
         interp_bus_unlock(c);
     if (!c->interp->current)
@@ -112,7 +103,7 @@ static unsigned within_limit(struct x86_cpu *c, const struct block *b) {
     return 1;
 }
 
-static inline void run_block(struct x86_cpu *c) {
+void interp_run_block(struct x86_cpu *c) {
     struct block *b = block_find(c, c->interp->blocks);
     execute(c, b, within_limit(c, b));
 }
@@ -266,7 +257,7 @@ static bool halted(struct x86_cpu *c, uint32_t events, struct vcpu_exit *x) {
 }
 
 /* Returns true when run() must return. */
-static bool attend(struct x86_cpu *c, struct vcpu_exit *x) {
+bool interp_attend(struct x86_cpu *c, struct vcpu_exit *x) {
     uint32_t events = atomic_load(&c->v.events);
     take_events(c, events);
     if (must_return(c, events, x))
@@ -280,11 +271,11 @@ static bool attend(struct x86_cpu *c, struct vcpu_exit *x) {
         return step(c, x);
     if (c->stopping)
         return run_guarded(c, x);
-    run_block(c);
+    interp_run_block(c);
     return false;
 }
 
-static inline bool needs_attention(const struct x86_cpu *c) {
+bool interp_needs_attention(const struct x86_cpu *c) {
     uint32_t events = atomic_load_explicit(&c->v.events, memory_order_relaxed);
     uint64_t state;
     memcpy(&state, &c->s.activity, sizeof state);
@@ -300,15 +291,15 @@ static inline bool needs_attention(const struct x86_cpu *c) {
 static void interp_run(struct vcpu *v, struct vcpu_exit *x) {
     struct x86_cpu *c = cpu_of(v);
     int why = setjmp(c->jmp);
-    block_leave(c);
+    interp_left_block(c);
     if (why == JMP_FAULT)
         exc_deliver(c);
     for (;;) {
-        if (unlikely(needs_attention(c))) {
-            if (attend(c, x))
+        if (unlikely(interp_needs_attention(c))) {
+            if (interp_attend(c, x))
                 return;
         } else {
-            run_block(c);
+            interp_run_block(c);
         }
     }
 }
@@ -320,7 +311,7 @@ static int interp_probe(struct err *e) {
     return 0;
 }
 
-static struct engine_vm *interp_vm_create(const struct engine_vm_params *p, struct err *e) {
+struct engine_vm *interp_vm_create(const struct engine_vm_params *p, struct err *e) {
     (void)e;
     struct engine_vm *vm = xcalloc(1, sizeof *vm);
     vm->params = *p;
@@ -330,15 +321,16 @@ static struct engine_vm *interp_vm_create(const struct engine_vm_params *p, stru
     return vm;
 }
 
-static void interp_vm_destroy(struct engine_vm *vm) {
+void interp_vm_destroy(struct engine_vm *vm) {
     pthread_mutex_destroy(&vm->bus_lock);
     pthread_mutex_destroy(&vm->list_lock);
     free(vm->cpus);
     free(vm);
 }
 
-static void cpu_attach(struct x86_cpu *c, struct engine_vm *vm, unsigned index) {
-    c->v = (struct vcpu){.ops = &engine_interp, .vm = vm, .index = index};
+static void cpu_attach(struct x86_cpu *c, const struct engine_ops *ops, struct engine_vm *vm,
+                       unsigned index) {
+    c->v = (struct vcpu){.ops = ops, .vm = vm, .index = index};
     c->mem = vm->params.mem;
     c->ram = c->mem->ram;
     c->page_flags = c->mem->page_flags;
@@ -347,20 +339,12 @@ static void cpu_attach(struct x86_cpu *c, struct engine_vm *vm, unsigned index) 
     c->apic_page = UINT64_MAX;
 }
 
-static struct vcpu *interp_vcpu_create(struct engine_vm *vm, unsigned index, struct err *e) {
+int interp_cpu_init(struct x86_cpu *c, const struct engine_ops *ops, struct engine_vm *vm,
+                    unsigned index, struct err *e) {
     struct block_cache *blocks = block_cache_new(vm->params.mem);
-    if (!blocks) {
-        err_set(e, errno, "vCPU %u: memory for decoded code", index);
-        return NULL;
-    }
-    struct x86_cpu *c = aligned_alloc(64, align_up(sizeof *c, 64));
-    if (!c) {
-        err_set(e, errno, "vCPU %u", index);
-        block_cache_free(blocks);
-        return NULL;
-    }
-    memset(c, 0, sizeof *c);
-    cpu_attach(c, vm, index);
+    if (!blocks)
+        return err_set(e, errno, "vCPU %u: memory for decoded code", index);
+    cpu_attach(c, ops, vm, index);
     c->interp = xcalloc(1, sizeof *c->interp);
     c->interp->blocks = blocks;
     c->interp->resumed_at = UINT64_MAX;
@@ -370,16 +354,34 @@ static struct vcpu *interp_vcpu_create(struct engine_vm *vm, unsigned index, str
     pthread_mutex_lock(&vm->list_lock);
     vm->cpus[index] = c;
     pthread_mutex_unlock(&vm->list_lock);
+    return 0;
+}
+
+void interp_cpu_fini(struct x86_cpu *c) {
+    pthread_mutex_lock(&c->v.vm->list_lock);
+    c->v.vm->cpus[c->v.index] = NULL;
+    pthread_mutex_unlock(&c->v.vm->list_lock);
+    block_cache_free(c->interp->blocks);
+    free(c->interp);
+}
+
+static struct vcpu *interp_vcpu_create(struct engine_vm *vm, unsigned index, struct err *e) {
+    struct x86_cpu *c = aligned_alloc(64, align_up(sizeof *c, 64));
+    if (!c) {
+        err_set(e, errno, "vCPU %u", index);
+        return NULL;
+    }
+    memset(c, 0, sizeof *c);
+    if (interp_cpu_init(c, &engine_interp, vm, index, e) < 0) {
+        free(c);
+        return NULL;
+    }
     return &c->v;
 }
 
 static void interp_vcpu_destroy(struct vcpu *v) {
     struct x86_cpu *c = cpu_of(v);
-    pthread_mutex_lock(&v->vm->list_lock);
-    v->vm->cpus[v->index] = NULL;
-    pthread_mutex_unlock(&v->vm->list_lock);
-    block_cache_free(c->interp->blocks);
-    free(c->interp);
+    interp_cpu_fini(c);
     free(c);
 }
 
@@ -388,13 +390,13 @@ static void interp_kick(struct vcpu *v) {
     (void)v;
 }
 
-static void interp_get_state(struct vcpu *v, struct x86_state *s) {
+void interp_get_state(struct vcpu *v, struct x86_state *s) {
     struct x86_cpu *c = cpu_of(v);
     *s = c->s;
     s->rflags = cpu_flags(c);
 }
 
-static void interp_set_state(struct vcpu *v, const struct x86_state *s) {
+void interp_set_state(struct vcpu *v, const struct x86_state *s) {
     struct x86_cpu *c = cpu_of(v);
     c->s = *s;
     c->s.zero = 0;
@@ -407,13 +409,13 @@ static void interp_set_state(struct vcpu *v, const struct x86_state *s) {
     atomic_fetch_or(&v->events, VCPU_EVENT_INTR);
 }
 
-static void interp_set_debug(struct vcpu *v, const struct engine_debug *d) {
+void interp_set_debug(struct vcpu *v, const struct engine_debug *d) {
     struct x86_cpu *c = cpu_of(v);
     c->debug = d;
     debug_update(c);
 }
 
-static void interp_invalidate(struct engine_vm *vm) {
+void interp_invalidate(struct engine_vm *vm) {
     pthread_mutex_lock(&vm->list_lock);
     for (unsigned n = 0; n < vm->params.vcpus; n++)
         if (vm->cpus[n])
@@ -421,7 +423,7 @@ static void interp_invalidate(struct engine_vm *vm) {
     pthread_mutex_unlock(&vm->list_lock);
 }
 
-static uint64_t interp_icount(const struct vcpu *v) {
+uint64_t interp_icount(const struct vcpu *v) {
     return ((const struct x86_cpu *)(const void *)v)->icount;
 }
 

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The code cache of a domain: one arena of host code in a memfd that is mapped twice (writable,
+ * executable; never both), one of records, and the blocks by where their code lies in guest memory.
+ * Filled from one end; when full, emptied.
+ */
+#include "cpu/bt/bt.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/x86/interp.h"
+
+#define HASH_SIZE 65536u
+#define CODE_MARGIN (64u << 10) /* more than any block takes */
+
+struct bt_cache {
+    struct mem *mem;
+    uint8_t *rw, *rx;
+    uint64_t bytes, used;
+    uint8_t *records;
+    uint64_t records_bytes, records_used;
+    pthread_mutex_t lock; /* over blocks and both arenas */
+    struct bt_block *hash[HASH_SIZE];
+    struct bt_block *page[HASH_SIZE]; /* by backing page */
+};
+
+static bool map_code(struct bt_cache *cache) {
+    int fd = memfd_create("ringfence-code", MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)cache->bytes) < 0) {
+        if (fd >= 0)
+            close(fd);
+        return false;
+    }
+    cache->rw = mmap(NULL, cache->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    cache->rx = mmap(NULL, cache->bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    close(fd);
+    return cache->rw != MAP_FAILED && cache->rx != MAP_FAILED;
+}
+
+struct bt_cache *bt_cache_new(struct mem *mem, uint64_t bytes) {
+    struct bt_cache *cache = xcalloc(1, sizeof *cache);
+    cache->mem = mem;
+    pthread_mutex_init(&cache->lock, NULL);
+    cache->bytes = bytes;
+    cache->records_bytes = bytes;
+    cache->rw = cache->rx = MAP_FAILED;
+    cache->records = mmap(NULL, cache->records_bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cache->records == MAP_FAILED || !map_code(cache)) {
+        bt_cache_free(cache);
+        return NULL;
+    }
+    return cache;
+}
+
+void bt_cache_free(struct bt_cache *cache) {
+    if (!cache)
+        return;
+    if (cache->rw != MAP_FAILED)
+        munmap(cache->rw, cache->bytes);
+    if (cache->rx != MAP_FAILED)
+        munmap(cache->rx, cache->bytes);
+    if (cache->records != MAP_FAILED)
+        munmap(cache->records, cache->records_bytes);
+    pthread_mutex_destroy(&cache->lock);
+    free(cache);
+}
+
+void bt_cache_empty(struct bt_cache *cache) {
+    memset(cache->hash, 0, sizeof cache->hash);
+    memset(cache->page, 0, sizeof cache->page);
+    memset(cache->records, 0, cache->records_used);
+    cache->used = cache->records_used = 0;
+}
+
+struct emit bt_cache_emit(struct bt_cache *cache) {
+    return (struct emit){.p = cache->rw + cache->used,
+                         .end = cache->rw + cache->bytes,
+                         .to_rx = cache->rx - cache->rw};
+}
+
+void bt_cache_emitted(struct bt_cache *cache, const struct emit *e) {
+    cache->used = align_up((uint64_t)(e->p - cache->rw), 16);
+}
+
+void *bt_cache_alloc(struct bt_cache *cache, size_t bytes) {
+    uint64_t at = cache->records_used;
+    if (bytes > cache->records_bytes - at)
+        return NULL;
+    cache->records_used += align_up(bytes, 16);
+    return cache->records + at;
+}
+
+bool bt_cache_holds(const struct bt_cache *cache, uint64_t code) {
+    return code - (uint64_t)(uintptr_t)cache->rx < cache->bytes;
+}
+
+static struct bt_block **bucket(struct bt_cache *cache, uint64_t key) {
+    return &cache->hash[(key ^ key >> 16) % HASH_SIZE];
+}
+
+static struct bt_block *find(struct bt_cpu *b, uint64_t key) {
+    for (struct bt_block *k = *bucket(b->cache, key); k; k = k->hash_next)
+        if (k->key == key && k->alive && b->c.mem->page_gen[k->page] == k->gen)
+            return k;
+    return NULL;
+}
+
+static struct bt_block *block_alloc(struct bt_cache *cache) {
+    if (cache->used + CODE_MARGIN > cache->bytes)
+        return NULL;
+    return bt_cache_alloc(cache, sizeof(struct bt_block));
+}
+
+static bool block_fill(struct bt_cpu *b, struct bt_block *k, const uint8_t *host, uint64_t key) {
+    do {
+        *k = (struct bt_block){.key = key, .page = (uint32_t)(key >> 2 >> PAGE_SHIFT)};
+        k->gen = mem_code_begin(b->c.mem, k->page);
+        bt_forget_writes(b, host);
+        if (!bt_translate(b, k, host))
+            return false;
+    } while (!mem_code_commit(b->c.mem, k->page));
+    return true;
+}
+
+static struct bt_block *find_or_make(struct bt_cpu *b, const uint8_t *host, uint64_t key) {
+    struct bt_block *k = find(b, key);
+    if (k)
+        return k;
+    k = block_alloc(b->cache);
+    if (!k || !block_fill(b, k, host, key))
+        return NULL;
+    k->alive = true;
+    k->hash_next = *bucket(b->cache, key);
+    *bucket(b->cache, key) = k;
+    k->page_next = b->cache->page[k->page % HASH_SIZE];
+    b->cache->page[k->page % HASH_SIZE] = k;
+    return k;
+}
+
+struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host) {
+    uint64_t key = (uint64_t)(host - b->c.ram) << 2 | bt_tlb_kind(&b->c);
+    pthread_mutex_lock(&b->cache->lock);
+    struct bt_block *k = find_or_make(b, host, key);
+    pthread_mutex_unlock(&b->cache->lock);
+    return k;
+}
+
+/* Whoever enters it from now on leaves again at once; the jump replaces a NOP in one aligned store.
+ */
+static void block_kill(struct bt_cache *cache, struct bt_block *k) {
+    k->alive = false;
+    if (!k->entry)
+        return;
+    uint64_t rx = (uint64_t)(k->entry + (cache->rx - cache->rw));
+    uint64_t word = *(uint64_t *)(void *)k->entry;
+    uint64_t rel = (uint32_t)(k->dead - (rx + 5));
+    word = (word & ~0xffffffffffull) | 0xe9 | rel << 8;
+    __atomic_store_n((uint64_t *)(void *)k->entry, word, __ATOMIC_SEQ_CST);
+}
+
+static void kill_page(struct bt_cache *cache, uint64_t backing_page) {
+    struct bt_block **link = &cache->page[backing_page % HASH_SIZE];
+    while (*link) {
+        struct bt_block *k = *link;
+        if (k->page == backing_page) {
+            block_kill(cache, k);
+            *link = k->page_next;
+        } else {
+            link = &k->page_next;
+        }
+    }
+}
+
+void bt_cache_kill_page(struct bt_cache *cache, uint64_t backing_page) {
+    pthread_mutex_lock(&cache->lock);
+    kill_page(cache, backing_page);
+    pthread_mutex_unlock(&cache->lock);
+}

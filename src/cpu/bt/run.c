@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Engine `bt`: the loop that enters translated code, and what it comes back for. What is not 64-bit
+ * code, and whatever asks for attention (events, single steps, breakpoints), runs as under the
+ * reference engine.
+ */
+#include <asm/prctl.h>
+#include <cpuid.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "cpu/bt/bt.h"
+#include "cpu/x86/exc.h"
+#include "cpu/x86/interp.h"
+#include "cpu/x86/mmu.h"
+
+#define CACHE_BYTES (64ull << 20)
+#define ALT_STACK (64u << 10)
+
+static struct bt_cpu *bt_of(struct vcpu *v) {
+    return (struct bt_cpu *)(void *)v;
+}
+
+/* ---- inline TLB and jump table ---- */
+
+static uint64_t jump_index(uint64_t rip) {
+    return rip & (BT_JUMP_SIZE - 1);
+}
+
+/* What empties a slot: an address of another slot, not next to its own. */
+static void tlb_clear(struct bt_tlb *t) {
+    for (uint64_t n = 0; n < BT_TLB_SIZE; n++)
+        t->rd[n] = t->wr[n] = -((n ^ 2) << PAGE_SHIFT);
+}
+
+static void jumps_clear(struct bt_cpu *b) {
+    for (uint64_t n = 0; n < BT_JUMP_SIZE; n++)
+        b->jump.tag[n] = -(n ^ 1);
+}
+
+/* The address space changed: what was looked up by linear address is stale. */
+static void context_changed(struct bt_cpu *b) {
+    uint64_t space = b->c.context & ~7ull;
+    if (space != b->seen_space) {
+        for (unsigned k = 0; k < 3; k++)
+            tlb_clear(&b->tlb[k]);
+        b->seen_space = space;
+    }
+    if (b->c.context != b->seen_context && ++b->next_key >> 14) {
+        jumps_clear(b);
+        b->next_key = 1;
+    }
+    b->seen_context = b->c.context;
+    b->seen_tlb = b->c.tlb;
+    b->context_key = (b->next_key << 2 | bt_tlb_kind(&b->c)) << 48;
+}
+
+static void tlb_learn(struct bt_cpu *b, uint64_t lin) {
+    unsigned kind = bt_tlb_kind(&b->c);
+    if (kind == TLB_OFF)
+        return;
+    const struct tlb_entry *e = tlb_slot(b->c.tlb, lin);
+    uint64_t slot = lin >> PAGE_SHIFT & (BT_TLB_SIZE - 1), page = lin & ~PAGE_MASK;
+    struct bt_tlb *t = &b->tlb[kind];
+    bool rd = tlb_hit(&b->c, e, e->rd, lin), wr = tlb_hit(&b->c, e, e->wr, lin);
+    if (!rd && !wr)
+        return;
+    uint64_t backing = (lin + e->addend - (uint64_t)(uintptr_t)b->c.ram) >> PAGE_SHIFT;
+    wr = wr && !atomic_load(&b->c.page_flags[backing]);
+    uint64_t none = -((slot ^ 2) << PAGE_SHIFT);
+    t->addend[slot] = e->addend;
+    t->rd[slot] = rd ? -page : none;
+    t->wr[slot] = wr ? -page : none;
+    b->stat_fill++;
+}
+
+/* A page is about to hold translated code: stores to it must come by the slow path. */
+void bt_forget_writes(struct bt_cpu *b, const uint8_t *host) {
+    uint64_t page = (uint64_t)(uintptr_t)host & ~PAGE_MASK;
+    for (unsigned k = 0; k < 3; k++)
+        for (uint64_t n = 0; n < BT_TLB_SIZE; n++) {
+            struct bt_tlb *t = &b->tlb[k];
+            if (t->wr[n] != -((n ^ 2) << PAGE_SHIFT) && t->addend[n] - t->wr[n] == page)
+                t->wr[n] = -((n ^ 2) << PAGE_SHIFT);
+        }
+}
+
+/* ---- calls out of translated code ---- */
+
+static uint64_t operand_linear(struct bt_cpu *b, const struct bt_site *s) {
+    struct x86_cpu *c = &b->c;
+    if (s->operand == BT_PUSH)
+        return c->s.gpr[RSP] - 8;
+    if (s->operand == BT_POP)
+        return c->s.gpr[RSP];
+    return insn_ea(c, s->insn) + c->base64[s->insn->seg];
+}
+
+bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
+    struct x86_cpu *c = &b->c;
+    const struct x86_insn *i = s->insn;
+    c->s.rip = b->page + s->offset;
+    uint64_t next = c->s.rip + i->len;
+    uint64_t lin = s->operand == BT_NONE ? 0 : operand_linear(b, s);
+    c->next = next;
+    b->stat_tramp++;
+    i->fn(c, i);
+    c->s.rip = c->next;
+    c->icount++;
+    if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
+        c->tlb != b->seen_tlb || interp_needs_attention(c))
+        return false;
+    if (s->operand != BT_NONE)
+        tlb_learn(b, lin);
+    return true;
+}
+
+/* ---- the loop ---- */
+
+static bool runs_translated(const struct x86_cpu *c) {
+    return c->mode64 && c->tlb != c->tlbs[TLB_OFF] && !c->watching;
+}
+
+static void link_exit(struct bt_cpu *b, const struct bt_block *to, uint64_t page) {
+    struct bt_exit *x = b->link_exit;
+    if (!x || !x->jump || !x->block->alive || x->block->page != to->page || page != b->page ||
+        (x->block->key & 3) != (to->key & 3))
+        return;
+    int32_t rel = (int32_t)(to->entry - (x->jump + 4));
+    __atomic_store_n((int32_t *)(void *)x->jump, rel, __ATOMIC_RELAXED);
+}
+
+static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
+    struct bt_block *k = bt_cache_block(b, host);
+    if (k)
+        return k;
+    bt_cache_empty(b->cache);
+    jumps_clear(b);
+    b->link_exit = NULL;
+    return bt_cache_block(b, host);
+}
+
+static struct bt_block *next_block(struct bt_cpu *b) {
+    struct x86_cpu *c = &b->c;
+    uint64_t gpa, rip = c->s.rip;
+    if ((uint64_t)((int64_t)(rip << 16) >> 16) != rip)
+        cpu_raise_err(c, EXC_GP, 0);
+    const uint8_t *host = mmu_fetch(c, rip, &gpa);
+    if (!host)
+        return NULL;
+    struct bt_block *k = block_at(b, host);
+    return k && k->entry ? k : NULL;
+}
+
+static void enter(struct bt_cpu *b, const struct bt_block *k) {
+    uint64_t rip = b->c.s.rip, page = rip & ~PAGE_MASK, slot = jump_index(rip);
+    if (b->link_exit)
+        link_exit(b, k, page);
+    b->jump.tag[slot] = -(rip + b->context_key);
+    b->jump.code[slot] = k->code;
+    b->jump.page[slot] = page;
+    b->page = page;
+    b->link_exit = NULL;
+    b->code_written = false;
+    b->stat_blocks++;
+    bt_enter(b, k->code);
+    if (b->link_exit)
+        b->c.s.rip = b->page + (uint64_t)(int64_t)b->link_exit->target;
+}
+
+static void run_code(struct bt_cpu *b) {
+    struct x86_cpu *c = &b->c;
+    if (c->context != b->seen_context || c->tlb != b->seen_tlb)
+        context_changed(b);
+    b->poll = (uint64_t)(uintptr_t)&b->poll_word;
+    struct bt_block *k = next_block(b);
+    if (!k || interp_needs_attention(c)) {
+        b->link_exit = NULL;
+        if (!interp_needs_attention(c))
+            interp_run_block(c);
+        return;
+    }
+    enter(b, k);
+}
+
+/* ---- signals ---- */
+
+static struct sigaction previous_segv;
+static pthread_once_t segv_once = PTHREAD_ONCE_INIT;
+static _Thread_local struct bt_cpu *running;
+
+/* A poll's store faulted: go to where the NOP behind it says. */
+static void on_segv(int sig, siginfo_t *info, void *context) {
+    ucontext_t *uc = context;
+    uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+    struct bt_cpu *b = running;
+    if (b && bt_cache_holds(b->cache, rip) && (uint64_t)(uintptr_t)info->si_addr == BT_POLL_STOP) {
+        int32_t rel;
+        const uint8_t *nop = (const uint8_t *)(uintptr_t)rip + 3;
+        memcpy(&rel, nop + 4, sizeof rel);
+        uc->uc_mcontext.gregs[REG_RIP] =
+            (greg_t)((uint64_t)(uintptr_t)(nop + 8) + (uint64_t)(int64_t)rel);
+        return;
+    }
+    sigaction(SIGSEGV, &previous_segv, NULL); /* not ours: happens again, for who was here before */
+    (void)sig;
+}
+
+static void install_handler(void) {
+    struct sigaction sa = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGSEGV, &sa, &previous_segv);
+}
+
+static void thread_prepare(struct bt_cpu *b) {
+    static _Thread_local char stack[ALT_STACK];
+    if (running == b)
+        return;
+    pthread_once(&segv_once, install_handler);
+    stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
+    sigaltstack(&alt, NULL);
+    syscall(SYS_arch_prctl, ARCH_SET_GS, b);
+    running = b;
+}
+
+static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
+    struct bt_cpu *b = bt_of(v);
+    struct x86_cpu *c = &b->c;
+    thread_prepare(b);
+    int why = setjmp(c->jmp);
+    interp_left_block(c);
+    b->link_exit = NULL;
+    if (why == JMP_FAULT)
+        exc_deliver(c);
+    for (;;) {
+        if (unlikely(interp_needs_attention(c))) {
+            b->link_exit = NULL;
+            if (interp_attend(c, x))
+                return;
+        } else if (likely(runs_translated(c))) {
+            run_code(b);
+        } else {
+            interp_run_block(c);
+        }
+    }
+}
+
+/* ---- the engine's contract ---- */
+
+static int bt_probe(struct err *e) {
+    unsigned eax, ebx = 0, ecx, edx;
+    __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
+    if (!(ebx & bit_BMI2))
+        return err_set(e, 0, "engine bt: this processor has no BMI2; use --engine interp");
+    return 0;
+}
+
+static void on_code_written(void *arg, uint64_t page) {
+    struct engine_vm *vm = arg;
+    bt_cache_kill_page(vm->more, page);
+    if (running)
+        running->code_written = true;
+}
+
+static struct engine_vm *bt_vm_create(const struct engine_vm_params *p, struct err *e) {
+    struct engine_vm *vm = interp_vm_create(p, e);
+    if (!vm)
+        return NULL;
+    vm->more = bt_cache_new(p->mem, CACHE_BYTES);
+    if (!vm->more) {
+        err_set(e, errno, "engine bt: code cache of %llu MiB", CACHE_BYTES >> 20);
+        interp_vm_destroy(vm);
+        return NULL;
+    }
+    p->mem->code_written_arg = vm;
+    p->mem->code_written = on_code_written;
+    return vm;
+}
+
+static void bt_vm_destroy(struct engine_vm *vm) {
+    vm->params.mem->code_written = NULL;
+    bt_cache_free(vm->more);
+    interp_vm_destroy(vm);
+}
+
+static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct err *e) {
+    struct bt_cpu *b = aligned_alloc(64, align_up(sizeof *b, 64));
+    if (!b) {
+        err_set(e, errno, "vCPU %u", index);
+        return NULL;
+    }
+    memset(b, 0, sizeof *b);
+    b->cache = vm->more;
+    b->mask_tlb = (uint64_t)(BT_TLB_SIZE - 1) << PAGE_SHIFT;
+    b->mask_above = ~PAGE_MASK;
+    b->mask_jump = BT_JUMP_SIZE - 1;
+    b->call_out = (uint64_t)(uintptr_t)bt_call_out;
+    b->leave = (uint64_t)(uintptr_t)bt_leave;
+    b->seen_context = b->seen_space = UINT64_MAX;
+    jumps_clear(b);
+    if (interp_cpu_init(&b->c, &engine_bt, vm, index, e) < 0) {
+        free(b);
+        return NULL;
+    }
+    return &b->c.v;
+}
+
+static void bt_vcpu_destroy(struct vcpu *v) {
+    struct bt_cpu *b = bt_of(v);
+    interp_cpu_fini(&b->c);
+    free(b);
+}
+
+/* Loops in translated code store through `poll`: from now on that faults, and the loop is left. */
+static void bt_kick(struct vcpu *v) {
+    __atomic_store_n(&bt_of(v)->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
+}
+
+const struct engine_ops engine_bt = {
+    .name = "bt",
+    .probe = bt_probe,
+    .vm_create = bt_vm_create,
+    .vm_destroy = bt_vm_destroy,
+    .vcpu_create = bt_vcpu_create,
+    .vcpu_destroy = bt_vcpu_destroy,
+    .run = bt_run,
+    .kick = bt_kick,
+    .get_state = interp_get_state,
+    .set_state = interp_set_state,
+    .set_debug = interp_set_debug,
+    .invalidate = interp_invalidate,
+    .icount = interp_icount,
+};
