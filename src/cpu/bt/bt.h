@@ -17,7 +17,7 @@
 #include "cpu/x86/cpu.h"
 
 #define BT_TLB_SIZE 512u
-#define BT_JUMP_SIZE 4096u
+#define BT_JUMP_SIZE 32768u
 
 /*
  * The inline TLB of one privilege: by the page number's low bits, the negated page address (so that

@@ -30,7 +30,7 @@ static struct bt_cpu *bt_of(struct vcpu *v) {
 /* ---- inline TLB and jump table ---- */
 
 static uint64_t jump_index(uint64_t rip) {
-    return rip & (BT_JUMP_SIZE - 1);
+    return rip >> 1 & (BT_JUMP_SIZE - 1);
 }
 
 /* What empties a slot: an address of another slot, not next to its own. */
@@ -41,7 +41,7 @@ static void tlb_clear(struct bt_tlb *t) {
 
 static void jumps_clear(struct bt_cpu *b) {
     for (uint64_t n = 0; n < BT_JUMP_SIZE; n++)
-        b->jump.tag[n] = -(n ^ 1);
+        b->jump.tag[n] = -((n ^ 1) << 1);
 }
 
 /* The address space changed: what was looked up by linear address is stale. */
@@ -195,21 +195,33 @@ static struct sigaction previous_segv;
 static pthread_once_t segv_once = PTHREAD_ONCE_INIT;
 static _Thread_local struct bt_cpu *running;
 
-/* A poll's store faulted: go to where the NOP behind it says. */
+/* Where a marker (translate.c) says to go on; 0 when there is none at `at`. */
+static uint64_t marked(const struct bt_cache *cache, uint64_t at) {
+    static const uint8_t marker[4] = {0x0f, 0x1f, 0x84, 0x00};
+    const uint8_t *p = (const uint8_t *)(uintptr_t)at;
+    int32_t rel;
+    if (!bt_cache_holds(cache, at) || memcmp(p, marker, sizeof marker) != 0)
+        return 0;
+    memcpy(&rel, p + 4, sizeof rel);
+    return at + 8 + (uint64_t)(int64_t)rel;
+}
+
+/* A poll's store (its marker behind it), or a guest's unaligned access (its marker before it). */
+static uint64_t resume_at(const struct bt_cache *cache, uint64_t rip, uint64_t addr) {
+    if (!bt_cache_holds(cache, rip))
+        return 0;
+    return addr == BT_POLL_STOP ? marked(cache, rip + 3) : marked(cache, rip - 8);
+}
+
 static void on_segv(int sig, siginfo_t *info, void *context) {
     ucontext_t *uc = context;
-    uint64_t rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
-    struct bt_cpu *b = running;
-    if (b && bt_cache_holds(b->cache, rip) && (uint64_t)(uintptr_t)info->si_addr == BT_POLL_STOP) {
-        int32_t rel;
-        const uint8_t *nop = (const uint8_t *)(uintptr_t)rip + 3;
-        memcpy(&rel, nop + 4, sizeof rel);
-        uc->uc_mcontext.gregs[REG_RIP] =
-            (greg_t)((uint64_t)(uintptr_t)(nop + 8) + (uint64_t)(int64_t)rel);
-        return;
-    }
-    sigaction(SIGSEGV, &previous_segv, NULL); /* not ours: happens again, for who was here before */
-    (void)sig;
+    greg_t *rip = &uc->uc_mcontext.gregs[REG_RIP];
+    uint64_t at =
+        running ? resume_at(running->cache, (uint64_t)*rip, (uint64_t)(uintptr_t)info->si_addr) : 0;
+    if (at)
+        *rip = (greg_t)at;
+    else /* not ours: happens again, for who was here before */
+        sigaction(sig, &previous_segv, NULL);
 }
 
 static void install_handler(void) {
@@ -299,7 +311,7 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->cache = vm->more;
     b->mask_tlb = (uint64_t)(BT_TLB_SIZE - 1) << PAGE_SHIFT;
     b->mask_above = ~PAGE_MASK;
-    b->mask_jump = BT_JUMP_SIZE - 1;
+    b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) << 1;
     b->call_out = (uint64_t)(uintptr_t)bt_call_out;
     b->leave = (uint64_t)(uintptr_t)bt_leave;
     b->seen_context = b->seen_space = UINT64_MAX;

@@ -14,7 +14,9 @@
 enum kind {
     OUT,  /* executed by the reference engine's function, then on */
     LAST, /* likewise, and leaves the block */
+    SKIP, /* does nothing that a guest could see */
     COPY,
+    ROTATE,
     MEM,
     LEA,
     PUSH,
@@ -104,14 +106,41 @@ static bool copies(ZydisMnemonic m) {
     case ZYDIS_MNEMONIC_CLC:
     case ZYDIS_MNEMONIC_STC:
     case ZYDIS_MNEMONIC_CMC:
+    case ZYDIS_MNEMONIC_BSWAP:
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
         return true;
     default:
         return false;
     }
 }
 
-static bool is_rotate(ZydisMnemonic m) {
-    return m == ZYDIS_MNEMONIC_ROL || m == ZYDIS_MNEMONIC_ROR;
+/* A rotation by a constant: the last step alone gives OF as the reference engine defines it
+ * (shift.c). */
+static bool is_rotate(const struct item *it) {
+    switch (it->zi.mnemonic) {
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR:
+        return it->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+               it->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && it->insn->imm != 0;
+    default:
+        return false;
+    }
+}
+
+/* Bit tests whose offset stays within the operand. */
+static bool is_bit_test(const struct item *it) {
+    switch (it->zi.mnemonic) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        return it->op[0].type == ZYDIS_OPERAND_TYPE_REGISTER ||
+               it->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    default:
+        return false;
+    }
 }
 
 /* Instructions of CPUs that a guest's model may have but the encoding of which is shared with older
@@ -161,15 +190,12 @@ static bool memory_simple(const struct item *it) {
             return false;
     bool moffs =
         m->mem.base == ZYDIS_REGISTER_NONE && m->mem.disp.value != (int32_t)m->mem.disp.value;
-    return it->zi.address_width == 64 && !moffs && it->zi.raw.modrm.offset && m->size <= 64;
+    return it->zi.address_width == 64 && !moffs && it->zi.raw.modrm.offset && m->size <= 128;
 }
 
 static bool same_shape(const struct tr *t, const struct item *it) {
     ZydisMnemonic m = it->zi.mnemonic;
-    /* OF of a rotation by more than one is not the host's (shift.c). */
-    bool rotate = is_rotate(m) && it->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
-                  it->op[1].imm.value.u == 1;
-    return (copies(m) || rotate || copies_counted(t, m) ||
+    return (copies(m) || is_bit_test(it) || copies_counted(t, m) ||
             it->zi.meta.category == ZYDIS_CATEGORY_CMOV ||
             it->zi.meta.category == ZYDIS_CATEGORY_SETCC) &&
            gpr_operands(it);
@@ -207,11 +233,34 @@ static enum kind branch_kind(const struct item *it) {
     }
 }
 
+/* What goes elsewhere for certain; everything else that ends a block of the reference engine may
+ * fall through. */
+static bool is_transfer(const struct item *it) {
+    switch (it->zi.meta.category) {
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool is_hint(const struct item *it) {
+    return it->zi.meta.category == ZYDIS_CATEGORY_PREFETCH;
+}
+
 static enum kind classify(const struct tr *t, const struct item *it) {
     if (it->insn->mnemonic == 0)
         return LAST;
-    if (it->insn->flags & INSN_END)
+    if (is_transfer(it))
         return branch_kind(it);
+    if (is_hint(it))
+        return SKIP;
     switch (it->zi.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
         return push_pop_simple(it) ? PUSH : OUT;
@@ -220,10 +269,12 @@ static enum kind classify(const struct tr *t, const struct item *it) {
     case ZYDIS_MNEMONIC_LEA:
         return it->zi.address_width == 64 && it->zi.operand_width >= 32 ? LEA : OUT;
     case ZYDIS_MNEMONIC_NOP:
-        return COPY;
+        return SKIP;
     default:
         break;
     }
+    if (is_rotate(it) && gpr_operands(it))
+        return ROTATE;
     if (!same_shape(t, it))
         return OUT;
     if (!memory_operand(it))
@@ -244,7 +295,7 @@ static unsigned gpr_bit(ZydisRegister r) {
 
 static unsigned item_uses(const struct item *it) {
     unsigned used = 0;
-    if (it->kind == OUT || it->kind == LAST)
+    if (it->kind == OUT || it->kind == LAST || it->kind == SKIP)
         return 0; /* finds all registers as the guest has them */
     for (unsigned n = 0; n < it->zi.operand_count; n++) {
         const ZydisDecodedOperand *op = &it->op[n];
@@ -422,6 +473,15 @@ static struct cold *emit_access(struct tr *t, const struct item *it, unsigned si
 
 /* ---- templates ---- */
 
+/* A NOP that tells the signal handler where to go on when the instruction beside it faults. Returns
+ * its displacement. */
+static uint8_t *emit_marker(struct tr *t) {
+    EMIT(&t->e, 0x0f, 0x1f, 0x84, 0x00);
+    uint8_t *at = t->e.p;
+    emit32(&t->e, 0);
+    return at;
+}
+
 static void emit_copy(struct tr *t, const struct item *it) {
     emit_bytes(&t->e, it->bytes, it->insn->len);
 }
@@ -452,8 +512,27 @@ static void emit_mem(struct tr *t, const struct item *it) {
     bool write = m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
     emit_address(t, it, m);
     struct cold *cold = emit_access(t, it, m->size / 8, write, BT_MEMORY);
+    if (m->size > 64) /* may want alignment */
+        cold->poll = emit_marker(t);
     emit_with_memory(t, it);
     cold->back = emit_rx(&t->e);
+}
+
+/* By one less than the count, then by one. */
+static void emit_rotate(struct tr *t, const struct item *it) {
+    unsigned count = it->insn->imm & (it->zi.operand_width == 64 ? 63 : 31);
+    unsigned opcode = it->zi.operand_width == 8 ? 0xc0 : 0xc1,
+             modrm = it->bytes[it->zi.raw.modrm.offset];
+    for (unsigned n = 0; n < 2 && count; n++) {
+        unsigned by = n == 0 ? count - 1 : 1;
+        if (!by)
+            continue;
+        if (it->zi.operand_width == 16)
+            emit8(&t->e, 0x66);
+        if (it->zi.attributes & ZYDIS_ATTRIB_HAS_REX)
+            emit8(&t->e, it->bytes[it->zi.raw.rex.offset]);
+        EMIT(&t->e, opcode, modrm, by);
+    }
 }
 
 static void emit_lea_item(struct tr *t, const struct item *it) {
@@ -541,10 +620,7 @@ static uint8_t *emit_poll(struct tr *t) {
     /* mov [s1], s1 */
     EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * (REX_R | REX_B), OP_STORE,
          (t->s1 & 7) << 3 | (t->s1 & 7));
-    EMIT(&t->e, 0x0f, 0x1f, 0x84, 0x00);
-    uint8_t *at = t->e.p;
-    emit32(&t->e, 0);
-    return at;
+    return emit_marker(t);
 }
 
 /* Looks up the linear address in s0 and goes there; the page and all registers set. Misses go to
@@ -668,6 +744,21 @@ static void emit_jmp_to(struct tr *t, const struct item *it) {
     emit_go(t);
 }
 
+/* The target is looked up and the stack probed before anything changes. */
+static void emit_call_to(struct tr *t, const struct item *it) {
+    emit_target(t, it);
+    struct cold *miss = cold_new(t, it);
+    miss->poll = emit_poll(t);
+    lend_rcx(t);
+    emit_lookup(t, miss, 0);
+    miss->rcx_lent = !t->rcx_free;
+    return_rcx(t);
+    emit_stack(t, it, -8, true, BT_PUSH);
+    emit_return_address(t, it);
+    lend_rcx(t);
+    emit_go(t);
+}
+
 /* ---- behind the block ---- */
 
 static void emit_leave_stub(struct tr *t, const struct cold *cold) {
@@ -731,6 +822,11 @@ static void emit_item(struct tr *t, const struct item *it) {
         unspill(t);
         emit_call_out(t, it, BT_NONE, true);
         break;
+    case SKIP:
+        break;
+    case ROTATE:
+        emit_rotate(t, it);
+        break;
     case COPY:
         emit_copy(t, it);
         break;
@@ -759,8 +855,7 @@ static void emit_item(struct tr *t, const struct item *it) {
         emit_jmp_to(t, it);
         break;
     case CALL_TO:
-        unspill(t);
-        emit_call_out(t, it, BT_PUSH, true);
+        emit_call_to(t, it);
         break;
     case RET:
         emit_ret(t, it);
