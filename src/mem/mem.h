@@ -51,6 +51,11 @@ enum {
 struct mem_map;
 struct region;
 
+struct mem_code_ops {
+    void (*begins)(void *arg, uint64_t backing_page);
+    void (*written)(void *arg, uint64_t backing_page);
+};
+
 struct mem {
     uint8_t *ram;       /* the whole memfd; host address of memfd offset 0 */
     uint64_t ram_bytes; /* size of the mapping: RAM, then ROMs */
@@ -59,9 +64,12 @@ struct mem {
     _Atomic uint32_t *page_gen; /* bumped when a page with MEM_PAGE_CODE is written */
     _Atomic(struct mem_map *) map;
     struct mem_priv *priv;
-    /* Told of each page with MEM_PAGE_CODE that was written, once, on the writer's thread; may be NULL. */
-    void (*code_written)(void *arg, uint64_t backing_page);
-    void *code_written_arg;
+    /*
+     * For an engine that stores without looking at page_flags; may be NULL. Told on the thread that it happens on: a page
+     * gets MEM_PAGE_CODE (before its bytes are read), or a page that had it was written.
+     */
+    const struct mem_code_ops *code_ops;
+    void *code_arg;
 };
 
 /*

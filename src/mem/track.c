@@ -31,8 +31,8 @@ static void page_written(struct mem *m, uint64_t page) {
         log_page(m, page);
     if (flags & MEM_PAGE_CODE) {
         atomic_fetch_add(&m->page_gen[page], 1);
-        if (m->code_written)
-            m->code_written(m->code_written_arg, page);
+        if (m->code_ops)
+            m->code_ops->written(m->code_arg, page);
     }
 }
 
@@ -52,6 +52,8 @@ static void set_code_flag(struct mem *m, _Atomic uint8_t *flags) {
     pthread_mutex_lock(&m->priv->flags_lock);
     uint8_t old = atomic_fetch_or(flags, MEM_PAGE_CODE);
     if (!(old & PAGE_FENCED)) {
+        if (m->code_ops)
+            m->code_ops->begins(m->code_arg, (uint64_t)(flags - m->page_flags));
         fence_all_threads();
         old = atomic_load(flags);
         while ((old & MEM_PAGE_CODE) &&

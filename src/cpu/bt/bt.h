@@ -76,14 +76,15 @@ struct bt_cpu {
     uint64_t poll; /* address that loops store to: of poll_word, or BT_POLL_STOP */
     uint64_t poll_word;
     uint64_t mask_tlb, mask_above,
-        mask_jump;             /* for PEXT: page index, bits from 12 on, jump index */
-    uint64_t call_out, leave;  /* addresses of the two below */
-    bool code_written;         /* a page with translated code was, by this vCPU */
+        mask_jump;            /* for PEXT: page index, bits from 12 on, jump index */
+    uint64_t call_out, leave; /* addresses of the two below */
+    bool code_written;        /* a page with translated code was, by this vCPU */
+    _Atomic bool in_code;     /* between entering and leaving translated code, calls out included */
     struct bt_exit *link_exit; /* the exit through which the code was left, or NULL */
     struct bt_cache *cache;
     uint64_t seen_space; /* asid and paging generation of the inline TLB's contents */
     uint64_t seen_context;
-    const struct tlb_entry *seen_tlb;
+    const struct tlb_entry *seen_tlb; /* c.tlb for context_key */
     uint64_t next_key;
     uint64_t stat_tramp, stat_blocks, stat_exits, stat_fill;
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
@@ -98,9 +99,6 @@ struct bt_cpu {
 static inline unsigned bt_tlb_kind(const struct x86_cpu *c) {
     return (unsigned)((c->tlb - c->tlbs[0]) / TLB_SIZE);
 }
-
-/* run.c: a page holds translated code from now on; stores to it must take the slow path. */
-void bt_forget_writes(struct bt_cpu *b, const uint8_t *host);
 
 /* entry.c */
 void bt_enter(struct bt_cpu *b, uint64_t code); /* returns when translated code was left */

@@ -115,37 +115,47 @@ static struct bt_block *block_alloc(struct bt_cache *cache) {
     return bt_cache_alloc(cache, sizeof(struct bt_block));
 }
 
-static bool block_fill(struct bt_cpu *b, struct bt_block *k, const uint8_t *host, uint64_t key) {
-    do {
-        *k = (struct bt_block){.key = key, .page = (uint32_t)(key >> 2 >> PAGE_SHIFT)};
-        k->gen = mem_code_begin(b->c.mem, k->page);
-        bt_forget_writes(b, host);
-        if (!bt_translate(b, k, host))
-            return false;
-    } while (!mem_code_commit(b->c.mem, k->page));
-    return true;
+static void block_keep(struct bt_cache *cache, struct bt_block *k) {
+    k->alive = true;
+    k->hash_next = *bucket(cache, k->key);
+    *bucket(cache, k->key) = k;
+    k->page_next = cache->page[k->page % HASH_SIZE];
+    cache->page[k->page % HASH_SIZE] = k;
 }
 
-static struct bt_block *find_or_make(struct bt_cpu *b, const uint8_t *host, uint64_t key) {
-    struct bt_block *k = find(b, key);
-    if (k)
-        return k;
-    k = block_alloc(b->cache);
-    if (!k || !block_fill(b, k, host, key))
+/* Under the lock. *again: the page was written meanwhile. */
+static struct bt_block *block_make(struct bt_cpu *b, const uint8_t *host, uint64_t key,
+                                   uint32_t gen, bool *again) {
+    struct bt_block *k = block_alloc(b->cache);
+    if (!k)
         return NULL;
-    k->alive = true;
-    k->hash_next = *bucket(b->cache, key);
-    *bucket(b->cache, key) = k;
-    k->page_next = b->cache->page[k->page % HASH_SIZE];
-    b->cache->page[k->page % HASH_SIZE] = k;
+    *k = (struct bt_block){.key = key, .page = (uint32_t)(key >> 2 >> PAGE_SHIFT), .gen = gen};
+    if (!bt_translate(b, k, host))
+        return NULL;
+    *again = !mem_code_commit(b->c.mem, k->page);
+    if (!*again)
+        block_keep(b->cache, k);
     return k;
 }
 
 struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host) {
+    struct bt_cache *cache = b->cache;
     uint64_t key = (uint64_t)(host - b->c.ram) << 2 | bt_tlb_kind(&b->c);
-    pthread_mutex_lock(&b->cache->lock);
-    struct bt_block *k = find_or_make(b, host, key);
-    pthread_mutex_unlock(&b->cache->lock);
+    struct bt_block *k;
+    bool again;
+    do {
+        again = false;
+        pthread_mutex_lock(&cache->lock);
+        k = find(b, key);
+        pthread_mutex_unlock(&cache->lock);
+        if (k)
+            return k;
+        /* May stop the other vCPUs, who may want the lock first. */
+        uint32_t gen = mem_code_begin(b->c.mem, key >> 2 >> PAGE_SHIFT);
+        pthread_mutex_lock(&cache->lock);
+        k = block_make(b, host, key, gen, &again);
+        pthread_mutex_unlock(&cache->lock);
+    } while (again);
     return k;
 }
 

@@ -38,8 +38,10 @@
 #define EACH_BUT_RAX_RSP(M)                                                                        \
     M(1, rcx)                                                                                      \
     M(2, rdx)                                                                                      \
-    M(3, rbx) M(5, rbp) M(6, rsi) M(7, rdi) M(8, r8) M(9, r9) M(10, r10) M(11, r11) M(12, r12)     \
-        M(13, r13) M(14, r14) M(15, r15)
+    M(3, rbx)                                                                                      \
+    M(5, rbp)                                                                                      \
+    M(6, rsi) M(7, rdi) M(8, r8) M(9, r9) M(10, r10) M(11, r11) M(12, r12) M(13, r13) M(14, r14)   \
+        M(15, r15)
 #define STORE_GPR(n, r) "movq %%" #r ", %%gs:%c[gpr" #n "]\n\t"
 #define LOAD_GPR(n, r) "movq %%gs:%c[gpr" #n "], %%" #r "\n\t"
 

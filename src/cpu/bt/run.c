@@ -80,15 +80,79 @@ static void tlb_learn(struct bt_cpu *b, uint64_t lin) {
     b->stat_fill++;
 }
 
-/* A page is about to hold translated code: stores to it must come by the slow path. */
-void bt_forget_writes(struct bt_cpu *b, const uint8_t *host) {
-    uint64_t page = (uint64_t)(uintptr_t)host & ~PAGE_MASK;
+static void forget_writes(struct bt_cpu *b, uint64_t host_page) {
     for (unsigned k = 0; k < 3; k++)
         for (uint64_t n = 0; n < BT_TLB_SIZE; n++) {
             struct bt_tlb *t = &b->tlb[k];
-            if (t->wr[n] != -((n ^ 2) << PAGE_SHIFT) && t->addend[n] - t->wr[n] == page)
+            if (t->addend[n] - t->wr[n] == host_page)
                 t->wr[n] = -((n ^ 2) << PAGE_SHIFT);
         }
+}
+
+/* ---- all vCPUs out of translated code ---- */
+
+/* What the vCPUs of a domain share besides the code. */
+struct world {
+    struct bt_cache *cache;
+    pthread_mutex_t lock; /* one that stops the others at a time */
+    pthread_cond_t moved; /* in_code became false, or `stopping` did */
+    pthread_mutex_t move_lock;
+    _Atomic bool stopping;
+};
+
+static struct world *world_of(const struct bt_cpu *b) {
+    return b->c.v.vm->more;
+}
+
+static void announce(struct world *w) {
+    pthread_mutex_lock(&w->move_lock);
+    pthread_cond_broadcast(&w->moved);
+    pthread_mutex_unlock(&w->move_lock);
+}
+
+static void code_left(struct bt_cpu *b) {
+    atomic_store(&b->in_code, false);
+    if (unlikely(atomic_load(&world_of(b)->stopping)))
+        announce(world_of(b));
+}
+
+/* False when it has to be tried again, for somebody stopped the world meanwhile. */
+static bool code_entered(struct bt_cpu *b) {
+    struct world *w = world_of(b);
+    atomic_store(&b->in_code, true);
+    if (likely(!atomic_load(&w->stopping)))
+        return true;
+    code_left(b);
+    pthread_mutex_lock(&w->move_lock);
+    while (atomic_load(&w->stopping))
+        pthread_cond_wait(&w->moved, &w->move_lock);
+    pthread_mutex_unlock(&w->move_lock);
+    return false;
+}
+
+static void wait_until_left(struct world *w, struct bt_cpu *b) {
+    __atomic_store_n(&b->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
+    pthread_mutex_lock(&w->move_lock);
+    while (atomic_load(&b->in_code))
+        pthread_cond_wait(&w->moved, &w->move_lock);
+    pthread_mutex_unlock(&w->move_lock);
+}
+
+/* The caller is in no translated code, nor holds a lock that a call out of it might take. */
+static void world_stop(struct engine_vm *vm) {
+    struct world *w = vm->more;
+    pthread_mutex_lock(&w->lock);
+    atomic_store(&w->stopping, true);
+    for (unsigned n = 0; n < vm->params.vcpus; n++)
+        if (vm->cpus[n])
+            wait_until_left(w, (struct bt_cpu *)(void *)vm->cpus[n]);
+}
+
+static void world_go(struct engine_vm *vm) {
+    struct world *w = vm->more;
+    atomic_store(&w->stopping, false);
+    announce(w);
+    pthread_mutex_unlock(&w->lock);
 }
 
 /* ---- calls out of translated code ---- */
@@ -136,13 +200,24 @@ static void link_exit(struct bt_cpu *b, const struct bt_block *to, uint64_t page
     __atomic_store_n((int32_t *)(void *)x->jump, rel, __ATOMIC_RELAXED);
 }
 
+static void cache_empty(struct bt_cpu *b) {
+    struct engine_vm *vm = b->c.v.vm;
+    world_stop(vm);
+    bt_cache_empty(b->cache);
+    for (unsigned n = 0; n < vm->params.vcpus; n++)
+        if (vm->cpus[n]) {
+            struct bt_cpu *o = (struct bt_cpu *)(void *)vm->cpus[n];
+            jumps_clear(o);
+            o->link_exit = NULL;
+        }
+    world_go(vm);
+}
+
 static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
     struct bt_block *k = bt_cache_block(b, host);
     if (k)
         return k;
-    bt_cache_empty(b->cache);
-    jumps_clear(b);
-    b->link_exit = NULL;
+    cache_empty(b);
     return bt_cache_block(b, host);
 }
 
@@ -170,6 +245,7 @@ static void enter(struct bt_cpu *b, const struct bt_block *k) {
     b->code_written = false;
     b->stat_blocks++;
     bt_enter(b, k->code);
+    code_left(b);
     if (b->link_exit)
         b->c.s.rip = b->page + (uint64_t)(int64_t)b->link_exit->target;
 }
@@ -178,12 +254,17 @@ static void run_code(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
     if (c->context != b->seen_context || c->tlb != b->seen_tlb)
         context_changed(b);
-    b->poll = (uint64_t)(uintptr_t)&b->poll_word;
     struct bt_block *k = next_block(b);
-    if (!k || interp_needs_attention(c)) {
+    if (!k) {
         b->link_exit = NULL;
-        if (!interp_needs_attention(c))
-            interp_run_block(c);
+        interp_run_block(c);
+        return;
+    }
+    __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
+    if (!code_entered(b))
+        return; /* the cache may have been emptied */
+    if (interp_needs_attention(c)) {
+        code_left(b);
         return;
     }
     enter(b, k);
@@ -246,6 +327,7 @@ static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
     struct x86_cpu *c = &b->c;
     thread_prepare(b);
     int why = setjmp(c->jmp);
+    code_left(b);
     interp_left_block(c);
     b->link_exit = NULL;
     if (why == JMP_FAULT)
@@ -273,32 +355,55 @@ static int bt_probe(struct err *e) {
     return 0;
 }
 
-static void on_code_written(void *arg, uint64_t page) {
+static void bt_vm_destroy(struct engine_vm *vm) {
+    struct world *w = vm->more;
+    vm->params.mem->code_ops = NULL;
+    bt_cache_free(w->cache);
+    pthread_mutex_destroy(&w->lock);
+    pthread_mutex_destroy(&w->move_lock);
+    pthread_cond_destroy(&w->moved);
+    free(w);
+    interp_vm_destroy(vm);
+}
+
+/* Nobody may store to the page past the slow path any more. */
+static void code_begins(void *arg, uint64_t page) {
     struct engine_vm *vm = arg;
-    bt_cache_kill_page(vm->more, page);
+    uint64_t host = (uint64_t)(uintptr_t)vm->params.mem->ram + (page << PAGE_SHIFT);
+    world_stop(vm);
+    for (unsigned n = 0; n < vm->params.vcpus; n++)
+        if (vm->cpus[n])
+            forget_writes((struct bt_cpu *)(void *)vm->cpus[n], host);
+    world_go(vm);
+}
+
+static void code_written(void *arg, uint64_t page) {
+    struct engine_vm *vm = arg;
+    bt_cache_kill_page(((struct world *)vm->more)->cache, page);
     if (running)
         running->code_written = true;
 }
+
+static const struct mem_code_ops code_ops = {.begins = code_begins, .written = code_written};
 
 static struct engine_vm *bt_vm_create(const struct engine_vm_params *p, struct err *e) {
     struct engine_vm *vm = interp_vm_create(p, e);
     if (!vm)
         return NULL;
-    vm->more = bt_cache_new(p->mem, CACHE_BYTES);
-    if (!vm->more) {
+    struct world *w = xcalloc(1, sizeof *w);
+    vm->more = w;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_mutex_init(&w->move_lock, NULL);
+    pthread_cond_init(&w->moved, NULL);
+    w->cache = bt_cache_new(p->mem, CACHE_BYTES);
+    if (!w->cache) {
         err_set(e, errno, "engine bt: code cache of %llu MiB", CACHE_BYTES >> 20);
-        interp_vm_destroy(vm);
+        bt_vm_destroy(vm);
         return NULL;
     }
-    p->mem->code_written_arg = vm;
-    p->mem->code_written = on_code_written;
+    p->mem->code_arg = vm;
+    p->mem->code_ops = &code_ops;
     return vm;
-}
-
-static void bt_vm_destroy(struct engine_vm *vm) {
-    vm->params.mem->code_written = NULL;
-    bt_cache_free(vm->more);
-    interp_vm_destroy(vm);
 }
 
 static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct err *e) {
@@ -308,7 +413,7 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
         return NULL;
     }
     memset(b, 0, sizeof *b);
-    b->cache = vm->more;
+    b->cache = ((struct world *)vm->more)->cache;
     b->mask_tlb = (uint64_t)(BT_TLB_SIZE - 1) << PAGE_SHIFT;
     b->mask_above = ~PAGE_MASK;
     b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) << 1;
@@ -316,6 +421,8 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->leave = (uint64_t)(uintptr_t)bt_leave;
     b->seen_context = b->seen_space = UINT64_MAX;
     jumps_clear(b);
+    for (unsigned k = 0; k < 3; k++)
+        tlb_clear(&b->tlb[k]);
     if (interp_cpu_init(&b->c, &engine_bt, vm, index, e) < 0) {
         free(b);
         return NULL;

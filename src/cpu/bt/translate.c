@@ -662,6 +662,9 @@ static void emit_exit(struct tr *t, const struct item *it, int64_t target, bool 
     if (target >= 0 && target < (int64_t)PAGE_SIZE) {
         unspill(t);
         cold->scratched = false;
+        /* The displacement is replaced while other vCPUs execute it: in one aligned store. */
+        while ((uintptr_t)(t->e.p + 1) & 3)
+            emit8(&t->e, 0x90);
         cold->from[0] = emit_jmp(&t->e, 0);
         exit->jump = cold->from[0];
         return;
