@@ -278,15 +278,15 @@ static void test_double_fault(void) {
     idt_set_present(13, false);
     TRY("mov (%0), %%al", ::"r"(1ul << 47) : "rax");
     idt_set_present(13, true);
-    check_eq("#GP whose gate is not present: #DF", df_count, 1);
+    check_eq("#GP whose gate is not present is #DF", df_count, 1);
     check_eq("#DF error code", df_error, 0);
     check_eq("IST stack is aligned to 16", (ulong)(&ist_frame->ss + 1), ((ulong)(ist_stack + sizeof(ist_stack)) - 3) & -16ul);
     idt_set_present(14, false);
     TRY("mov (%0), %%al", ::"r"(1ul << 40) : "rax");
     idt_set_present(14, true);
-    check_eq("#PF whose gate is not present: #DF", df_count, 2);
+    check_eq("#PF whose gate is not present is #DF", df_count, 2);
     idt_set_present(6, false);
-    CHECK_TRY("#UD whose gate is not present: #NP", 11, 6 * 8 + 3, "ud2");
+    CHECK_TRY("#UD whose gate is not present is #NP", 11, 6 * 8 + 3, "ud2");
     idt_set_present(6, true);
     check_eq("a benign fault makes no #DF", df_count, 2);
     trap_handle(8, NULL);
