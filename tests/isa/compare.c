@@ -191,6 +191,12 @@ static void fpu(struct text *t, const struct isa_state *n, const struct isa_stat
         bytes(t, "ymm", i, n->ymm[i], g->ymm[i], 32);
 }
 
+/* XRSTOR that finds a reserved bit (in MXCSR, say) may have loaded other components already. */
+static bool loads_state_in_vain(const struct isa_case *c, const struct isa_result *native) {
+    return native->vector == EXC_GP && (c->insn.mnemonic == ZYDIS_MNEMONIC_XRSTOR ||
+                                        c->insn.mnemonic == ZYDIS_MNEMONIC_XRSTOR64);
+}
+
 unsigned compare_results(const struct isa_case *c, const struct isa_result *native,
                          const struct isa_memory *native_mem, const struct isa_result *guest,
                          const struct isa_memory *guest_mem, char *out, size_t size) {
@@ -209,7 +215,8 @@ unsigned compare_results(const struct isa_case *c, const struct isa_result *nati
     uint64_t skip = undefined_flags(c);
     number(&t, "rflags", native->s.rflags & ~skip, guest->s.rflags & ~skip);
     exceptions(&t, c, native, guest);
-    fpu(&t, &native->s, &guest->s);
+    if (!loads_state_in_vain(c, native))
+        fpu(&t, &native->s, &guest->s);
     if (in_parts(c) && native->vector == EXC_PF)
         return t.count;
     memory(&t, DATA_BASE, native_mem->data, guest_mem->data, DATA_SIZE);
