@@ -119,7 +119,7 @@ gdt:
 gdt_end:
 gdtr:
     .word gdt_end - gdt - 1
-    .quad gdt
+    .long gdt, 0
     .globl multiboot_info
 multiboot_info:
     .long 0
