@@ -227,15 +227,25 @@ static bool must_return(struct x86_cpu *c, uint32_t events, struct vcpu_exit *x)
     return true;
 }
 
+/* While one is being handled, one waits; before that, the second waits for the first. */
+static void take_nmi(struct x86_cpu *c, uint32_t events) {
+    uint32_t taken = events & (VCPU_EVENT_NMI | VCPU_EVENT_NMI_2);
+    if (!taken || (c->s.nmi_pending && !c->s.nmi_blocked))
+        return;
+    if (!c->s.nmi_blocked && events & VCPU_EVENT_NMI)
+        taken = VCPU_EVENT_NMI;
+    atomic_fetch_and(&c->v.events, ~taken);
+    c->s.nmi_pending = true;
+}
+
 static void take_events(struct x86_cpu *c, uint32_t events) {
-    uint32_t mine = events & (EVENT_REMAP | VCPU_EVENT_NMI | VCPU_EVENT_SMI);
+    uint32_t mine = events & (EVENT_REMAP | VCPU_EVENT_SMI);
+    take_nmi(c, events);
     if (!mine)
         return;
     atomic_fetch_and(&c->v.events, ~mine);
     if (mine & EVENT_REMAP)
         mmu_remap(c);
-    if (mine & VCPU_EVENT_NMI)
-        c->s.nmi_pending = true;
 }
 
 /* Traps, NMI, interrupts in the order of SDM 3A table 6-2. True when one was delivered. */
