@@ -19,6 +19,7 @@ import time
 POINT = re.compile(r'^(not )?ok\b *(\d*)(.*)$')
 PLAN = re.compile(r'^1\.\.(\d+)')
 SKIP_STATUS = 77
+LINES_SHOWN = 200
 
 
 class Result:
@@ -77,21 +78,22 @@ def judge(result, status):
         result.why = f'exit status {status}'
 
 
-def run_one(test, factor):
+def run_one(test, build, factor):
     result = Result()
     try:
-        execute(test, factor, result)
+        execute(test, build, factor, result)
     except OSError as e:
         result.failed, result.why = 1, str(e)
     return result
 
 
-def execute(test, factor, result):
+def execute(test, build, factor, result):
     env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT='TAP', **test['env'])
     limit = test['timeout'] * factor if test['timeout'] > 0 else None
-    with subprocess.Popen(test['cmd'], env=env, cwd=test['workdir'], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          start_new_session=True) as p:
+    # meson names programs relative to the build folder.
+    with subprocess.Popen(test['cmd'], env=env, cwd=test['workdir'] or build,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, start_new_session=True) as p:
         try:
             out, _ = p.communicate(timeout=limit)
             status = p.returncode
@@ -101,6 +103,14 @@ def execute(test, factor, result):
             status, result.why = None, f'no end after {limit:.0f} s'
     result.output = out.decode(errors='replace')
     judge(result, status)
+
+
+def interesting(output):
+    """Without the test points that passed, and no more than anyone reads."""
+    lines = [line for line in output.splitlines() if not line.startswith('ok ')]
+    if len(lines) > LINES_SHOWN:
+        lines = lines[:LINES_SHOWN] + [f'... and {len(lines) - LINES_SHOWN} more lines']
+    return '\n'.join(lines)
 
 
 def run_suite(suite, tests, args):
@@ -114,15 +124,15 @@ def run_suite(suite, tests, args):
             print(f'  {suite}/{test["name"]}: {result}', flush=True)
         if result.failed:
             print(f'--- {suite}/{test["name"]}: {result.why or "failed"}')
-            print(result.output.rstrip())
+            print(interesting(result.output))
             print('---', flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        jobs = {pool.submit(run_one, t, args.timeout_factor): t for t in parallel}
+        jobs = {pool.submit(run_one, t, args.build, args.timeout_factor): t for t in parallel}
         for job in concurrent.futures.as_completed(jobs):
             report(jobs[job], job.result())
     for t in serial:
-        report(t, run_one(t, args.timeout_factor))
+        report(t, run_one(t, args.build, args.timeout_factor))
     label = f'{args.label}{suite}'
     print(f'{label:<16} {total} ({time.monotonic() - start:.0f} s)', flush=True)
     return total

@@ -2,8 +2,8 @@
 /*
  * BIOS services for setup code: INT 10h (teletype to COM1; mode 3, 80 columns), 12h (base memory),
  * 15h (AX=E820h, E801h, AH=88h) and 16h (no key). Interfaces as in ACPI 6.4 section 15 and Ralf
- * Brown's list. No disks, no clock, no interrupts: this is no firmware for operating systems that
- * live on theirs.
+ * Brown's list. Of interrupts only the timer's is open, 18.2 times a second, and counts ticks. No
+ * disks, no clock services: this is no firmware for operating systems that live on theirs.
  */
 #include "boot/bios.h"
 
@@ -40,7 +40,8 @@ enum {
     AT_INT10 = 0xf012,
     AT_INT12 = 0xf029,
     AT_INT15 = 0xf02d,
-    AT_INT16 = 0xf09d
+    AT_INT16 = 0xf09d,
+    AT_IRQ0 = 0xf0a8
 };
 
 /* clang-format off */
@@ -126,6 +127,17 @@ static const uint8_t CODE[] = {
     0x5d,                         /* pop %bp */
     0x31, 0xc0,                   /* xor %ax,%ax */
     0xcf,                         /* iret */
+    /* f0a8 irq0 */
+    0x1e,                         /* push %ds */
+    0x50,                         /* push %ax */
+    0x31, 0xc0,                   /* xor %ax,%ax */
+    0x8e, 0xd8,                   /* mov %ax,%ds */
+    0x66, 0xff, 0x06, 0x6c, 0x04, /* incl 0x46c: ticks */
+    0xb0, 0x20,                   /* mov $0x20,%al */
+    0xe6, 0x20,                   /* out %al,$0x20: end of interrupt */
+    0x58,                         /* pop %ax */
+    0x1f,                         /* pop %ds */
+    0xcf,                         /* iret */
 };
 /* clang-format on */
 
@@ -152,12 +164,38 @@ static uint32_t vector(uint16_t at) {
     return BIOS_SEGMENT << 16 | at;
 }
 
+/* The 8259s at vectors 08h and 70h, all but the timer masked; the 8254's counter 0 runs freely. */
+static void set_up_interrupts(struct mem *m) {
+    static const struct {
+        uint16_t port;
+        uint8_t value;
+    } WRITES[] = {
+        {PC_PIC_MASTER, 0x11},
+        {PC_PIC_MASTER + 1, 0x08},
+        {PC_PIC_MASTER + 1, 1u << PC_IRQ_CASCADE},
+        {PC_PIC_MASTER + 1, 0x01}, /* not in automatic EOI mode */
+        {PC_PIC_SLAVE, 0x11},
+        {PC_PIC_SLAVE + 1, 0x70},
+        {PC_PIC_SLAVE + 1, PC_IRQ_CASCADE},
+        {PC_PIC_SLAVE + 1, 0x01},
+        {PC_PIC_MASTER + 1, 0xff & ~(1u << PC_IRQ_PIT | 1u << PC_IRQ_CASCADE)},
+        {PC_PIC_SLAVE + 1, 0xff},
+        {PC_PIT + 3, 0x34}, /* counter 0, mode 2, both bytes */
+        {PC_PIT, 0},
+        {PC_PIT, 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(WRITES); i++)
+        mem_port_write(m, WRITES[i].port, 1, WRITES[i].value);
+}
+
 int bios_install(struct place *p, struct err *e) {
     struct bios_data d = answers(p->layout);
     uint32_t ivt[256];
 
     for (size_t i = 0; i < ARRAY_LEN(ivt); i++)
         ivt[i] = vector(AT_UNSUPPORTED);
+    ivt[0x08] = vector(AT_IRQ0);
     ivt[0x10] = vector(AT_INT10);
     ivt[0x12] = vector(AT_INT12);
     ivt[0x15] = vector(AT_INT15);
@@ -166,5 +204,6 @@ int bios_install(struct place *p, struct err *e) {
         mem_write(p->mem, GPA(E820_BIOS), CODE, sizeof(CODE)) < 0 ||
         mem_write(p->mem, GPA(E820_BIOS + DATA_AT - CODE_AT), &d, sizeof(d)) < 0)
         return err_set(e, 0, "no RAM for BIOS services");
+    set_up_interrupts(p->mem);
     return 0;
 }

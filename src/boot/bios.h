@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The few BIOS services without which real-mode kernels don't start. */
+/* What real-mode code and multiboot kernels may expect of a BIOS. */
 #ifndef RINGFENCE_BOOT_BIOS_H
 #define RINGFENCE_BOOT_BIOS_H
 
@@ -8,7 +8,7 @@ struct place;
 
 /*
  * Writes the services and what they answer to E820_BIOS, and all 256 real-mode vectors. What has no
- * service returns with carry set.
+ * service returns with carry set. The interrupt controllers and the timer are as a BIOS leaves them.
  */
 int bios_install(struct place *p, struct err *e);
 

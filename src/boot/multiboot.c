@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "boot/bios.h"
 #include "boot/e820.h"
 #include "boot/elf.h"
 #include "boot/entry.h"
@@ -201,6 +202,11 @@ int multiboot_load(struct loader *l, const uint8_t *data, size_t size, struct er
         return err_set(e, 0, "no multiboot header");
     if (h.flags & REQUIRED_FLAGS & ~KNOWN_REQUIRED)
         return err_set(e, 0, "multiboot: requires features that don't exist (flags 0x%x)", h.flags);
+    /* "Other machine state should be left in normal working order, as initialized by the BIOS"
+     * (3.2).
+     */
+    if ((r = bios_install(&l->place, e)) < 0)
+        return r;
     r = h.flags & MULTIBOOT_ADDRESSES ? load_flat(l, data, size, &h, &entry, e)
                                       : load_elf(l, data, size, &entry, e);
     if (r < 0 || (r = loader_initrd(l, LOADER_ABOVE_KERNEL, PC_HOLE, e)) < 0 ||

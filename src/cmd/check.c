@@ -49,7 +49,7 @@ static void advise(struct host *h, const char *text) {
 static void probe_brand(struct host *h) {
     unsigned r[4];
 
-    if (__get_cpuid_max(0x80000000, NULL) < 0x80000004)
+    if ((unsigned)__get_cpuid_max(0x80000000, NULL) < 0x80000004)
         return;
     for (unsigned i = 0; i < 3; i++) {
         __cpuid(0x80000002 + i, r[0], r[1], r[2], r[3]);

@@ -3,7 +3,9 @@
 #include "cpu/engine.h"
 
 void vcpu_raise(struct vcpu *v, uint32_t events) {
-    atomic_fetch_or(&v->events, events);
+    uint32_t was = atomic_fetch_or(&v->events, events);
+    if (was & events & VCPU_EVENT_NMI)
+        atomic_fetch_or(&v->events, VCPU_EVENT_NMI_2);
     v->ops->kick(v);
     if (v->wake)
         v->wake(v);

@@ -450,7 +450,7 @@ static uint64_t deadline_expiry(const struct lapic *l) {
     return clock_tsc_to_ns(l->cf.clock, machine + ahead);
 }
 
-/* With the lock held. */
+/* With the lock held. What has become due since timer_expired() looked fires at once. */
 static void arm_timer(struct lapic *l) {
     if (timer_mode(l) == LVT_DEADLINE)
         l->expiry = deadline_expiry(l);
@@ -458,7 +458,7 @@ static void arm_timer(struct lapic *l) {
         l->expiry = count_expiry(l, clock_now(l->cf.clock));
     if (l->expiry == UINT64_MAX)
         timer_disarm(l->timer);
-    else if (l->expiry != 0)
+    else
         timer_arm(l->timer, l->expiry);
 }
 

@@ -147,6 +147,18 @@ static void fail(struct machine *m) {
     end(m, MACHINE_FAILED);
 }
 
+static void stop_for_debugger(struct machine *m) {
+    m->debug(m->debug_arg, m->stopped_vcpu, &m->set.threads[m->stopped_vcpu].stop);
+}
+
+/* A debugger sees a crash before it is the end; let go, the vCPU only asks again. */
+static void crash(struct machine *m) {
+    if (m->debug)
+        stop_for_debugger(m);
+    else
+        restart_or_end(m, m->params.restart_on_crash, MACHINE_CRASHED);
+}
+
 /* The gravest request counts; with all vCPUs held there is nobody to ask for more. */
 static void handle(struct machine *m, unsigned requests) {
     const struct machine_params *p = &m->params;
@@ -158,11 +170,11 @@ static void handle(struct machine *m, unsigned requests) {
     else if (requests & MACHINE_REQ_POWER_OFF)
         restart_or_end(m, p->restart_on_power_off, MACHINE_POWERED_OFF);
     else if (requests & MACHINE_REQ_CRASH)
-        restart_or_end(m, p->restart_on_crash, MACHINE_CRASHED);
+        crash(m);
     else if (requests & MACHINE_REQ_RESET)
         restart_or_end(m, p->restart_on_reboot, MACHINE_REBOOTED);
     else if (m->debug)
-        m->debug(m->debug_arg, m->stopped_vcpu, &m->set.threads[m->stopped_vcpu].stop);
+        stop_for_debugger(m);
     else
         machine_release(m); /* the debugger left meanwhile */
 }

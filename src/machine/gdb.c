@@ -177,7 +177,10 @@ static void go_on_alone(struct gdb *g) {
 }
 
 static void target_detach(void *arg) {
-    go_on_alone(arg);
+    struct gdb *g = arg;
+
+    g->m->debug = NULL;
+    go_on_alone(g);
 }
 
 static void target_kill(void *arg) {

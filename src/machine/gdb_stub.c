@@ -434,24 +434,39 @@ static const char *watch_kind(const struct gdb_stub *g, uint64_t addr) {
     return "watch";
 }
 
-void gdb_stub_stopped(struct gdb_stub *g, unsigned cpu, const struct vcpu_exit *x) {
-    char what[48] = "";
+/* What a stop reply says between the signal and the thread. */
+static void stop_details(struct gdb_stub *g, unsigned cpu, const struct vcpu_exit *x, char *out,
+                         size_t size) {
     struct x86_state s;
+
+    out[0] = 0;
+    if (x->debug.cause == DEBUG_WATCH) {
+        snprintf(out, size, "%s:%llx;", watch_kind(g, x->debug.addr),
+                 (unsigned long long)x->debug.addr);
+    } else if (x->debug.cause == DEBUG_BREAK) {
+        g->t->get_state(g->t->arg, cpu, &s);
+        /* With a base, gdb would look for the breakpoint at the bare offset, find none and go on.
+         */
+        if (s.seg[SEG_CS].base == 0)
+            snprintf(out, size, "%s", break_kind(g, s.rip));
+    }
+}
+
+void gdb_stub_stopped(struct gdb_stub *g, unsigned cpu, const struct vcpu_exit *x) {
+    int signal = GDB_SIGINT;
+    char what[48] = "";
 
     if (!g->running)
         return;
     g->running = false;
     g->g_cpu = cpu;
     g->c_cpu = -1;
-    if (x && x->debug.cause == DEBUG_WATCH) {
-        snprintf(what, sizeof(what), "%s:%llx;", watch_kind(g, x->debug.addr),
-                 (unsigned long long)x->debug.addr);
-    } else if (x && x->debug.cause == DEBUG_BREAK) {
-        g->t->get_state(g->t->arg, cpu, &s);
-        snprintf(what, sizeof(what), "%s", break_kind(g, s.seg[SEG_CS].base + s.rip));
+    if (x) {
+        signal = x->reason == VCPU_SHUTDOWN ? GDB_SIGSEGV : GDB_SIGTRAP;
+        if (x->reason == VCPU_DEBUG)
+            stop_details(g, cpu, x, what, sizeof(what));
     }
-    snprintf(g->stop, sizeof(g->stop), "T%02x%sthread:%x;", x ? GDB_SIGTRAP : GDB_SIGINT, what,
-             cpu + 1);
+    snprintf(g->stop, sizeof(g->stop), "T%02x%sthread:%x;", (unsigned)signal, what, cpu + 1);
     reply(g, g->stop);
 }
 

@@ -22,7 +22,7 @@ struct x86_state;
 enum gdb_action { GDB_STAY, GDB_CONTINUE, GDB_STEP };
 
 /* Signals as gdb numbers them. */
-enum { GDB_SIGINT = 2, GDB_SIGTRAP = 5 };
+enum { GDB_SIGINT = 2, GDB_SIGTRAP = 5, GDB_SIGSEGV = 11 };
 
 /* Everything but interrupt and kill is called only while the target is stopped. */
 struct gdb_target {
@@ -56,8 +56,8 @@ void gdb_stub_free(struct gdb_stub *g);
 /* Bytes from the debugger. */
 void gdb_stub_feed(struct gdb_stub *g, const uint8_t *data, size_t len);
 
-/* The running target has stopped: vCPU `cpu` hit what `x` says; a NULL `x` means that it was
- * interrupted. */
+/* The running target has stopped: vCPU `cpu` hit what `x` says (DEBUG or SHUTDOWN); a NULL `x`
+ * means that it was interrupted. */
 void gdb_stub_stopped(struct gdb_stub *g, unsigned cpu, const struct vcpu_exit *x);
 
 /* The domain has ended with that exit status. */

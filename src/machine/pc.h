@@ -52,8 +52,8 @@ struct machine_params {
     void *arg;
 };
 
-/* What a debugger asks to be told; on the loop's thread, all vCPUs held. It must release them in
- * the end. */
+/* What a debugger asks to be told, debug points and triple faults; on the loop's thread, all vCPUs
+ * held. It must release them in the end. */
 typedef void machine_debug_fn(void *arg, unsigned vcpu, const struct vcpu_exit *x);
 
 struct machine {

@@ -95,7 +95,7 @@ static void handle_events(struct vcpu_thread *t) {
 /* With IF clear an interrupt does not end HLT (SDM 2A, HLT), and run() would only come back at
  * once. */
 static void halt(struct vcpu_thread *t) {
-    uint32_t events = VCPU_EVENT_STOP | VCPU_EVENT_NMI | VCPU_EVENT_INIT;
+    uint32_t events = VCPU_EVENT_STOP | VCPU_EVENT_NMI | VCPU_EVENT_NMI_2 | VCPU_EVENT_INIT;
     struct x86_state s;
 
     t->v->ops->get_state(t->v, &s);
@@ -246,8 +246,8 @@ void vcpu_set_stay(struct vcpu_set *s, unsigned index, bool stay) {
 }
 
 void vcpu_set_reset(struct vcpu_set *s, const struct x86_state *bsp) {
-    const uint32_t forgotten =
-        VCPU_EVENT_INTR | VCPU_EVENT_NMI | VCPU_EVENT_INIT | VCPU_EVENT_SIPI | VCPU_EVENT_SMI;
+    const uint32_t forgotten = VCPU_EVENT_INTR | VCPU_EVENT_NMI | VCPU_EVENT_NMI_2 |
+                               VCPU_EVENT_INIT | VCPU_EVENT_SIPI | VCPU_EVENT_SMI;
     struct x86_state ap;
 
     x86_state_reset(&ap, false);

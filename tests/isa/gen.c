@@ -515,5 +515,5 @@ bool gen_case(struct isa_case *c, const struct form *f, uint64_t seed, unsigned 
     if (asks_for_more(c))
         return false;
     memset(c->code + c->len, 0xcc, sizeof c->code - c->len);
-    return true;
+    return forms_decode(f->mode32, c->code, 15, &c->insn, c->ops) == f->def;
 }

@@ -34,7 +34,7 @@
 #define EXAMPLES 3
 #define EXAMPLE_BYTES 3072
 #define HANG_SECONDS 20
-#define DEFAULT_CASES 1000000
+#define DEFAULT_CASES 2000000
 
 static struct options {
     uint64_t seed, cases;

@@ -327,6 +327,10 @@ static void stops_say_why(void **state) {
     gdb_stub_stopped(t->stub, 0, &x);
     assert_string_equal(ask(t, "?"), "T05rwatch:3004;thread:1;");
     send_packet(t, "c", 1);
+    x.reason = VCPU_SHUTDOWN;
+    gdb_stub_stopped(t->stub, 1, &x);
+    assert_string_equal(ask(t, "?"), "T0bthread:2;");
+    send_packet(t, "c", 1);
     feed(t, "\x03", 1);
     assert_int_equal(t->interrupts, 1);
     gdb_stub_stopped(t->stub, 0, NULL);

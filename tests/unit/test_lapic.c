@@ -425,6 +425,11 @@ static void lint_is_intr_and_nmi_when_disabled(void **state) {
     take_events(f, 0);
     lapic_set_lint(f->apic[0], 1, true);
     assert_int_equal(take_events(f, 0), VCPU_EVENT_NMI);
+    for (int n = 0; n < 3; n++) { /* none is taken in between: the third is lost */
+        lapic_set_lint(f->apic[0], 1, false);
+        lapic_set_lint(f->apic[0], 1, true);
+    }
+    assert_int_equal(take_events(f, 0), VCPU_EVENT_NMI | VCPU_EVENT_NMI_2);
     assert_false(send(f, (struct apic_msg){.dest = 0, .mode = APIC_NMI}));
 }
 

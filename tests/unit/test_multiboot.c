@@ -76,7 +76,9 @@ static void test_flat(void **state) {
     assert_int_equal(guest_u32(&g, 0x200100), MAGIC);
     assert_int_equal(guest_u32(&g, 0x200400), 0);
     assert_int_equal(guest_u32(&g, 0x200ffc), 0);
-    assert_int_equal(guest_u32(&g, 0x201000), 0); /* never touched */
+    assert_int_equal(guest_u32(&g, 0x201000), 0);              /* never touched */
+    assert_int_equal(guest_u32(&g, 8 * 4), 0xf000f0a8);        /* the BIOS's timer interrupt */
+    assert_int_equal(guest_u32(&g, 0xff0a8) & 0xffff, 0x501e); /* push %ds; push %ax */
     guest_free(&g);
 }
 

@@ -232,9 +232,14 @@ static inline uint64_t cpu_linear(struct x86_cpu *c, unsigned seg, uint64_t ea, 
                                   bool write) {
     if (likely(c->mode64))
         return ea + c->base64[seg];
-    if (likely(c->flat >> seg & 1 && ea <= 0x100000000ull - size))
+    if (likely(c->flat >> seg & 1)) /* without a limit: behind 4 GiB it goes on at 0 */
         return ea;
     return seg_linear(c, seg, ea, size, write);
+}
+
+/* A linear address that was reached by adding to another. */
+static inline uint64_t cpu_wrap(const struct x86_cpu *c, uint64_t lin) {
+    return c->mode64 ? lin : (uint32_t)lin;
 }
 
 static inline uint64_t insn_linear(struct x86_cpu *c, const struct x86_insn *i, unsigned size,

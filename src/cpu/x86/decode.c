@@ -257,16 +257,27 @@ static uint8_t seg_number(ZydisRegister r) {
                                                             : SEG_DS;
 }
 
-static void fill_memory(const ZydisDecodedOperand *op, struct x86_insn *i) {
+/*
+ * SIB without a base but with a 32-bit displacement, whatever REX.B says. Zydis 4.0 sees R13D there
+ * and no displacement when addresses are 32 bits.
+ */
+static bool sib_without_base(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op) {
+    return zi->attributes & ZYDIS_ATTRIB_HAS_SIB && zi->raw.modrm.mod == 0 &&
+           zi->raw.sib.base == 5 && op->visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT;
+}
+
+static void fill_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *op,
+                        struct x86_insn *i) {
+    bool baseless = sib_without_base(zi, op);
     i->flags |= INSN_MEM;
-    i->base = base_offset(op->mem.base);
+    i->base = baseless ? REG_OFF_ZERO : base_offset(op->mem.base);
     i->index = base_offset(op->mem.index);
     i->scale = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
     i->seg = seg_number(op->mem.segment);
-    i->disp = (int32_t)op->mem.disp.value;
+    i->disp = (int32_t)(baseless ? zi->raw.disp.value : op->mem.disp.value);
     if (i->base == REG_OFF_RIP)
         i->disp += i->len;
-    if (i->disp != op->mem.disp.value && i->base == REG_OFF_ZERO)
+    if (!baseless && i->disp != op->mem.disp.value && i->base == REG_OFF_ZERO)
         i->imm = (uint64_t)op->mem.disp.value; /* a 64-bit moffs: mov.c */
 }
 
@@ -280,7 +291,7 @@ static void fill_operands(const struct x86_decode *d, struct x86_insn *i) {
         if (op->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(op->reg.value) && visible < 3)
             *reg[visible] = gpr8_fix(op->reg.value);
         else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
-            fill_memory(op, i);
+            fill_memory(d->zi, op, i);
         else if (op->type == ZYDIS_OPERAND_TYPE_POINTER)
             i->imm = op->ptr.offset, i->aux = op->ptr.segment;
         else if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && !(i->flags & INSN_IMM))

@@ -45,9 +45,8 @@ static struct far_ptr load_ptr(struct x86_cpu *c, const struct x86_insn *i) {
     if (!(i->flags & INSN_MEM))
         return (struct far_ptr){.sel = i->aux, .off = i->imm};
     uint64_t lin = insn_linear(c, i, i->osize + 2u, false);
-    uint64_t second = lin + i->osize;
     uint64_t off = mmu_ld(c, lin, i->osize, i->seg);
-    uint16_t sel = mmu_ld16(c, c->mode64 ? second : (uint32_t)second, i->seg);
+    uint16_t sel = mmu_ld16(c, cpu_wrap(c, lin + i->osize), i->seg);
     return (struct far_ptr){.sel = sel, .off = off};
 }
 
@@ -322,9 +321,11 @@ static int64_t sign_extend(uint64_t v, unsigned size) {
 static void op_bound(struct x86_cpu *c, const struct x86_insn *i) {
     uint64_t lin = insn_linear(c, i, i->osize * 2u, false);
     int64_t low = sign_extend(mmu_ld(c, lin, i->osize, i->seg), i->osize);
-    int64_t high = sign_extend(mmu_ld(c, (uint32_t)(lin + i->osize), i->osize, i->seg), i->osize);
     int64_t v = sign_extend(reg_get(c, i->dst, i->osize), i->osize);
-    if (v < low || v > high)
+    if (v < low) /* without a look at the upper bound */
+        cpu_raise(c, EXC_BR);
+    int64_t high = sign_extend(mmu_ld(c, (uint32_t)(lin + i->osize), i->osize, i->seg), i->osize);
+    if (v > high)
         cpu_raise(c, EXC_BR);
 }
 

@@ -71,7 +71,7 @@ static void probe_range(struct x86_cpu *c, const struct frame *f, uint64_t off, 
     if (f->user)
         mmu_probe(c, linear(f, off), size, true, SEG_SS); /* alignment too */
     else
-        mmu_probe_as(c, linear(f, off), size, true, false);
+        mmu_probe_as(c, linear(f, off), size, true, false, f->wide);
 }
 
 void frame_probe(struct x86_cpu *c, const struct frame *f, unsigned slots) {
@@ -86,7 +86,7 @@ void frame_probe(struct x86_cpu *c, const struct frame *f, unsigned slots) {
 
 void frame_push(struct x86_cpu *c, struct frame *f, uint64_t v) {
     f->sp = (f->sp - f->size) & f->mask;
-    mmu_st_as(c, linear(f, f->sp), v, f->size, f->user);
+    mmu_st_as(c, linear(f, f->sp), v, f->size, f->user, f->wide);
 }
 
 uint64_t frame_pop(struct x86_cpu *c, struct frame *f) {

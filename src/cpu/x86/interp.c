@@ -124,29 +124,30 @@ static bool stops_here(struct x86_cpu *c, struct vcpu_exit *x) {
 }
 
 /*
- * Whether a single-step trap follows an instruction that began with TF as `tf`. INT n and its kin
- * clear TF on the way to their handler; SYSCALL and SYSRET trap by the flags that they load (SDM
- * 2B); loading SS holds the trap back (SDM 3A 6.8.3).
+ * Whether a single-step trap follows an instruction that began with `flags`. INT n and its kin
+ * clear TF on the way to their handler, INTO only if it goes there; SYSCALL and SYSRET trap by the
+ * flags that they load (SDM 2B); loading SS holds the trap back (SDM 3A 6.8.3).
  */
-static bool traps_after(const struct x86_cpu *c, const struct x86_insn *i, bool tf) {
+static bool traps_after(const struct x86_cpu *c, const struct x86_insn *i, uint64_t flags) {
     switch (i->mnemonic) {
     case ZYDIS_MNEMONIC_INT:
     case ZYDIS_MNEMONIC_INT1:
     case ZYDIS_MNEMONIC_INT3:
-    case ZYDIS_MNEMONIC_INTO:
         return false;
+    case ZYDIS_MNEMONIC_INTO:
+        return (flags & (FLAG_TF | FLAG_OF)) == FLAG_TF;
     case ZYDIS_MNEMONIC_SYSCALL:
     case ZYDIS_MNEMONIC_SYSRET:
         return c->s.rflags & FLAG_TF;
     default:
-        return tf && !c->s.shadow_movss;
+        return flags & FLAG_TF && !c->s.shadow_movss;
     }
 }
 
 /* Returns true when run() must return. */
 static bool step(struct x86_cpu *c, struct vcpu_exit *x) {
-    bool tf = c->s.rflags & FLAG_TF, after_movss = c->s.shadow_movss;
-    uint64_t dr6 = 0;
+    bool after_movss = c->s.shadow_movss;
+    uint64_t flags = cpu_flags(c), dr6 = 0;
     if (c->stopping && stops_here(c, x))
         return true;
     if (c->stopping && !after_movss && debugreg_exec_hit(c, code_linear(c), &dr6))
@@ -157,7 +158,7 @@ static bool step(struct x86_cpu *c, struct vcpu_exit *x) {
     c->s.rflags &= ~(uint64_t)FLAG_RF;
     c->interp->resumed_at = UINT64_MAX;
     execute(c, b, 1);
-    if (traps_after(c, &b->insn[0], tf))
+    if (traps_after(c, &b->insn[0], flags))
         c->dr6_pending |= DR6_BS;
     if (!c->debug || !c->debug->active || !c->debug->step)
         return false;
@@ -218,15 +219,25 @@ static bool must_return(struct x86_cpu *c, uint32_t events, struct vcpu_exit *x)
     return true;
 }
 
+/* While one is being handled, one waits; before that, the second waits for the first. */
+static void take_nmi(struct x86_cpu *c, uint32_t events) {
+    uint32_t taken = events & (VCPU_EVENT_NMI | VCPU_EVENT_NMI_2);
+    if (!taken || (c->s.nmi_pending && !c->s.nmi_blocked))
+        return;
+    if (!c->s.nmi_blocked && events & VCPU_EVENT_NMI)
+        taken = VCPU_EVENT_NMI;
+    atomic_fetch_and(&c->v.events, ~taken);
+    c->s.nmi_pending = true;
+}
+
 static void take_events(struct x86_cpu *c, uint32_t events) {
-    uint32_t mine = events & (EVENT_REMAP | VCPU_EVENT_NMI | VCPU_EVENT_SMI);
+    uint32_t mine = events & (EVENT_REMAP | VCPU_EVENT_SMI);
+    take_nmi(c, events);
     if (!mine)
         return;
     atomic_fetch_and(&c->v.events, ~mine);
     if (mine & EVENT_REMAP)
         mmu_remap(c);
-    if (mine & VCPU_EVENT_NMI)
-        c->s.nmi_pending = true;
 }
 
 /* Traps, NMI, interrupts in the order of SDM 3A table 6-2. True when one was delivered. */

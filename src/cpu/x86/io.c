@@ -81,7 +81,9 @@ static bool must_stop(const struct x86_cpu *c) {
            c->dr6_pending;
 }
 
+/* Permission is asked for also when the count is zero. */
 static void repeat(struct x86_cpu *c, const struct x86_insn *i, x86_op_fn *once) {
+    check_port(c, (uint16_t)c->s.gpr[RDX], i->osize);
     while (index_get(c, i, RCX)) {
         once(c, i);
         index_add(c, i, RCX, -1);

@@ -81,15 +81,44 @@ static bool canonical(uint64_t lin) {
     return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
 }
 
+static bool checks_alignment(const struct x86_cpu *c) {
+    return c->tlb == c->tlbs[TLB_OFF];
+}
+
+/*
+ * Alignment by operand size (SDM 3A table 6-7). Vectors have none here: those that want it raise
+ * #GP, and processors check no others.
+ */
+static unsigned align_mask(unsigned size) {
+    switch (size) {
+    case 2:
+    case 4:
+    case 8:
+        return size - 1;
+    case 10:
+        return 7;
+    case 14: /* x87 environments and states */
+    case 94:
+        return 1;
+    case 28:
+    case 108:
+        return 3;
+    default:
+        return 0;
+    }
+}
+
 /* What precedes translation: address size, canonical form, alignment. Returns the address to use.
  */
 static uint64_t check_linear(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
     if (!c->mode64)
         lin &= UINT32_MAX;
-    else if (!canonical(lin) || !canonical(lin + size - 1))
+    else if (!canonical(lin))
         raise_stack_or_gp(c, seg);
-    if (unlikely(c->tlb == c->tlbs[TLB_OFF]) && size <= 8 && lin & (size - 1))
+    if (unlikely(checks_alignment(c)) && lin & align_mask(size))
         cpu_raise_err(c, EXC_AC, 0);
+    if (c->mode64 && !canonical(lin + size - 1))
+        raise_stack_or_gp(c, seg);
     return lin;
 }
 
@@ -97,9 +126,10 @@ static bool crosses(uint64_t lin, unsigned len) {
     return (lin & PAGE_MASK) + len > PAGE_SIZE;
 }
 
-static uint64_t second_page(const struct x86_cpu *c, uint64_t lin) {
+/* Linear addresses are 64 bits wide, or go on at 0 behind 4 GiB. */
+static uint64_t second_page(uint64_t lin, bool wide) {
     uint64_t next = (lin | PAGE_MASK) + 1;
-    return c->lma ? next : next & UINT32_MAX;
+    return wide ? next : next & UINT32_MAX;
 }
 
 /* ---- accesses within one page ---- */
@@ -128,7 +158,7 @@ static void place_write(struct x86_cpu *c, const struct place *p, uint64_t v, un
     }
 }
 
-static uint64_t load(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned size) {
+static uint64_t load(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned size, bool wide) {
     if (!crosses(lin, size)) {
         struct place p = locate_data(c, kind, lin, false);
         return place_read(c, &p, size);
@@ -136,7 +166,7 @@ static uint64_t load(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned si
     unsigned first = (unsigned)(PAGE_SIZE - (lin & PAGE_MASK));
     uint64_t buf[2] = {0, 0};
     struct place a = locate_data(c, kind, lin, false);
-    struct place b = locate_data(c, kind, second_page(c, lin), false);
+    struct place b = locate_data(c, kind, second_page(lin, wide), false);
     for (unsigned n = 0; n < size; n++) {
         struct place at = n < first ? a : b;
         unsigned off = n < first ? n : n - first;
@@ -147,7 +177,8 @@ static uint64_t load(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned si
     return buf[0];
 }
 
-static void store(struct x86_cpu *c, unsigned kind, uint64_t lin, uint64_t v, unsigned size) {
+static void store(struct x86_cpu *c, unsigned kind, uint64_t lin, uint64_t v, unsigned size,
+                  bool wide) {
     if (!crosses(lin, size)) {
         struct place p = locate_data(c, kind, lin, true);
         place_write(c, &p, v, size);
@@ -155,7 +186,7 @@ static void store(struct x86_cpu *c, unsigned kind, uint64_t lin, uint64_t v, un
     }
     unsigned first = (unsigned)(PAGE_SIZE - (lin & PAGE_MASK));
     struct place a = locate_data(c, kind, lin, true);
-    struct place b = locate_data(c, kind, second_page(c, lin), true);
+    struct place b = locate_data(c, kind, second_page(lin, wide), true);
     for (unsigned n = 0; n < size; n++) {
         struct place at = n < first ? a : b;
         unsigned off = n < first ? n : n - first;
@@ -169,7 +200,7 @@ static void store(struct x86_cpu *c, unsigned kind, uint64_t lin, uint64_t v, un
 
 uint64_t mmu_ld_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
     lin = check_linear(c, lin, size, seg);
-    uint64_t v = load(c, current_kind(c), lin, size);
+    uint64_t v = load(c, current_kind(c), lin, size, c->mode64);
     if (c->watching)
         debug_access(c, lin, size, false);
     return v;
@@ -177,21 +208,22 @@ uint64_t mmu_ld_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned se
 
 void mmu_st_slow(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg) {
     lin = check_linear(c, lin, size, seg);
-    store(c, current_kind(c), lin, v, size);
+    store(c, current_kind(c), lin, v, size, c->mode64);
     if (c->watching)
         debug_access(c, lin, size, true);
 }
 
-static void probe(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned len, bool write) {
+static void probe(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned len, bool write,
+                  bool wide) {
     locate_data(c, kind, lin, write);
     if (crosses(lin, len))
-        locate_data(c, kind, second_page(c, lin), write);
+        locate_data(c, kind, second_page(lin, wide), write);
 }
 
 void *mmu_rmw_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
     lin = check_linear(c, lin, size, seg);
     if (crosses(lin, size)) {
-        probe(c, current_kind(c), lin, size, true);
+        probe(c, current_kind(c), lin, size, true, c->mode64);
         return NULL;
     }
     struct place p = locate_data(c, current_kind(c), lin, true);
@@ -202,29 +234,35 @@ void *mmu_rmw_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg)
 
 void mmu_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, unsigned seg) {
     lin = check_linear(c, lin, len, seg);
-    probe(c, current_kind(c), lin, len, write);
+    probe(c, current_kind(c), lin, len, write, c->mode64);
+}
+
+/*
+ * Long operands are accessed eight bytes at a time; the alignment that counts is that of the whole,
+ * so parts that are not aligned go by bytes where it is checked.
+ */
+static unsigned part(const struct x86_cpu *c, uint64_t lin, unsigned left) {
+    return left < 8 || (checks_alignment(c) && lin & 7) ? 1 : 8;
 }
 
 void mmu_read(struct x86_cpu *c, uint64_t lin, void *buf, unsigned len, unsigned seg) {
     mmu_probe(c, lin, len, false, seg);
     uint8_t *out = buf;
-    for (unsigned n = 0; n < len;) {
-        unsigned step = len - n >= 8 ? 8 : 1;
-        uint64_t v = mmu_ld(c, lin + n, step, seg);
+    for (unsigned n = 0, step; n < len; n += step) {
+        step = part(c, lin, len - n);
+        uint64_t v = mmu_ld(c, cpu_wrap(c, lin + n), step, seg);
         memcpy(out + n, &v, step);
-        n += step;
     }
 }
 
 void mmu_write(struct x86_cpu *c, uint64_t lin, const void *buf, unsigned len, unsigned seg) {
     mmu_probe(c, lin, len, true, seg);
     const uint8_t *in = buf;
-    for (unsigned n = 0; n < len;) {
-        unsigned step = len - n >= 8 ? 8 : 1;
+    for (unsigned n = 0, step; n < len; n += step) {
+        step = part(c, lin, len - n);
         uint64_t v = 0;
         memcpy(&v, in + n, step);
-        mmu_st(c, lin + n, v, step, seg);
-        n += step;
+        mmu_st(c, cpu_wrap(c, lin + n), v, step, seg);
     }
 }
 
@@ -250,29 +288,30 @@ static void sys_check(struct x86_cpu *c, uint64_t lin) {
 
 uint64_t mmu_sys_ld(struct x86_cpu *c, uint64_t lin, unsigned size) {
     sys_check(c, lin);
-    return load(c, TLB_SUPER, sys_linear(c, lin), size);
+    return load(c, TLB_SUPER, sys_linear(c, lin), size, c->lma);
 }
 
 void mmu_sys_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size) {
     sys_check(c, lin);
-    store(c, TLB_SUPER, sys_linear(c, lin), v, size);
+    store(c, TLB_SUPER, sys_linear(c, lin), v, size, c->lma);
 }
 
 void mmu_sys_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write) {
     sys_check(c, lin);
-    probe(c, TLB_SUPER, sys_linear(c, lin), len, write);
+    probe(c, TLB_SUPER, sys_linear(c, lin), len, write, c->lma);
 }
 
-void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user) {
-    if (c->lma && !canonical(lin))
+void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user,
+                  bool wide) {
+    if (wide && !canonical(lin))
         cpu_raise_err(c, EXC_SS, 0);
-    probe(c, user ? TLB_USER : TLB_SUPER, sys_linear(c, lin), len, write);
+    probe(c, user ? TLB_USER : TLB_SUPER, lin, len, write, wide);
 }
 
-void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool user) {
-    if (c->lma && !canonical(lin))
+void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool user, bool wide) {
+    if (wide && !canonical(lin))
         cpu_raise_err(c, EXC_SS, 0);
-    store(c, user ? TLB_USER : TLB_SUPER, sys_linear(c, lin), v, size);
+    store(c, user ? TLB_USER : TLB_SUPER, lin, v, size, wide);
 }
 
 /* ---- instruction fetch ---- */

@@ -112,10 +112,12 @@ uint64_t mmu_sys_ld(struct x86_cpu *c, uint64_t lin, unsigned size);
 void mmu_sys_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size);
 void mmu_sys_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write);
 
-/* At a privilege that is not the current one (pushes to an inner stack before the switch): user =
- * CPL 3. */
-void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user);
-void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool user);
+/*
+ * At a privilege that is not the current one (pushes to an inner stack before the switch): user =
+ * CPL 3. `wide`: on a stack of 64-bit mode; otherwise `lin` has 32 bits, and 0 follows 4 GiB.
+ */
+void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user, bool wide);
+void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool user, bool wide);
 
 /* For string instructions: host memory at lin for reading or writing up to the end of its page,
  * with the number of bytes in *avail; NULL when it must go through mmu_ld/mmu_st (MMIO,

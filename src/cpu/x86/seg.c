@@ -16,8 +16,12 @@ void seg_fault(struct x86_cpu *c, unsigned vector, uint16_t sel) {
 bool seg_within(const struct x86_seg *s, uint64_t ea, unsigned size) {
     uint64_t last = ea + size - 1;
     bool expand_down = (s->attr & (SEG_S | 0xc)) == (SEG_S | 0x4);
+    /*
+     * The largest limit is none: what passes 4 GiB goes on at 0, as processors do it (SDM 3A 5.3
+     * leaves it to them).
+     */
     if (!expand_down)
-        return last <= s->limit;
+        return last <= s->limit || s->limit == UINT32_MAX;
     return ea > s->limit && last <= (s->attr & SEG_DB ? UINT32_MAX : 0xffffu);
 }
 

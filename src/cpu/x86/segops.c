@@ -63,9 +63,8 @@ static void op_pop_sreg(struct x86_cpu *c, const struct x86_insn *i) {
 /* LDS, LES, LFS, LGS, LSS */
 static void op_load_far(struct x86_cpu *c, const struct x86_insn *i) {
     uint64_t lin = insn_linear(c, i, i->osize + 2u, false);
-    uint64_t second = lin + i->osize;
     uint64_t off = mmu_ld(c, lin, i->osize, i->seg);
-    uint16_t sel = mmu_ld16(c, c->mode64 ? second : (uint32_t)second, i->seg);
+    uint16_t sel = mmu_ld16(c, cpu_wrap(c, lin + i->osize), i->seg);
     load_sreg(c, i->aux, sel);
     reg_set(c, i->dst, i->osize, off);
 }
@@ -250,6 +249,8 @@ static bool select_to(struct x86_insn *i, x86_op_fn *fn, unsigned sreg) {
 
 static bool select_base(const struct x86_decode *d, struct x86_insn *i, x86_op_fn *fn,
                         unsigned sreg) {
+    if (i->osize == 2) /* an operand-size prefix means nothing here */
+        i->osize = 4;
     return x86_has(d->cpuid, FEAT_FSGSBASE) && select_to(i, fn, sreg);
 }
 
