@@ -102,6 +102,7 @@ struct x86_cpu {
     bool debug_watch_hit;
 
     uint64_t icount;
+    unsigned pauses; /* PAUSE instructions executed */
     struct interp *interp;
     struct tlb_entry tlbs[TLB_COUNT][TLB_SIZE];
 };

@@ -180,11 +180,18 @@ static void op_fence(struct x86_cpu *c, const struct x86_insn *i) {
     atomic_thread_fence(memory_order_seq_cst);
 }
 
-/* Whom a guest waits for in a spin loop may be waiting for our host processor. */
+/*
+ * Whom a guest waits for in a spin loop may be waiting for our host processor: give it away now and
+ * then. On a busy host that costs a time slice, so not for each of the few that a short wait takes.
+ */
+#define PAUSES_PER_YIELD 64
+
 static void op_pause(struct x86_cpu *c, const struct x86_insn *i) {
     (void)i;
-    if (c->cpuid->vcpus > 1)
+    if (c->cpuid->vcpus > 1 && ++c->pauses % PAUSES_PER_YIELD == 0)
         sched_yield();
+    else
+        __builtin_ia32_pause();
 }
 
 /* ---- HLT, MONITOR, MWAIT ---- */
