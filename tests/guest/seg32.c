@@ -259,6 +259,32 @@ static void test_interrupts(void) {
     trap_handle(0x80, NULL);
 }
 
+static void user_sti(void) {
+    asm volatile("sti");
+}
+
+static void user_cli(void) {
+    asm volatile("cli");
+}
+
+/* Protected-mode virtual interrupts (SDM 3A 21.4): CLI and STI at CPL 3 change VIF. */
+static void test_pvi(void) {
+    if (!(cpuid(1, 0).d & 2)) {
+        skip("PVI", "no VME");
+        return;
+    }
+    user_run(user_sti);
+    check_trap("#GP sti at CPL 3 without PVI", 13, 0);
+    write_cr4(read_cr4() | CR4_PVI);
+    check_eq("sti at CPL 3 with PVI", (ulong)user_run(user_sti), VECTOR_USER_EXIT);
+    check_eq("sets VIF alone", trap.flags & (EFLAGS_VIF | EFLAGS_IF), EFLAGS_VIF);
+    check_eq("cli with PVI", (ulong)user_run_flags(user_cli, EFLAGS_VIF), VECTOR_USER_EXIT);
+    check_eq("clears VIF", trap.flags & EFLAGS_VIF, 0);
+    user_run_flags(user_sti, EFLAGS_VIP);
+    check_trap("#GP sti with PVI and VIP", 13, 0);
+    write_cr4(read_cr4() & ~(ulong)CR4_PVI);
+}
+
 static uint64_t ldt[4];
 
 static void test_ldt(void) {
@@ -283,6 +309,7 @@ int main(void) {
     test_code32_only();
     test_gates();
     test_interrupts();
+    test_pvi();
     test_ldt();
     return 0;
 }
