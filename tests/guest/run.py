@@ -34,7 +34,7 @@ def command(args):
 
 
 def engine_is_there(args):
-    if args.engine.startswith('qemu-'):
+    if args.engine == 'interp' or args.engine.startswith('qemu-'):
         return True
     p = subprocess.run([args.rf, 'run', '--engine', args.engine, '--dry-run', '--kernel', args.guest],
                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -64,7 +64,7 @@ def main():
     args = ap.parse_args()
 
     if not engine_is_there(args):
-        print(f'1..0 # SKIP no engine {args.engine}')
+        print(f'engine {args.engine} does not run here')
         sys.exit(ABSENT)
     out, err, status = run(args)
     points = 0
