@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Local APICs of four processors: registers, priorities, interrupt shadows, IPIs, NMI, timer, x2APIC. */
+/* Local APICs of four processors: registers, priorities, interrupt shadows, IPIs, NMI, timer,
+ * x2APIC. */
 #include "apic.h"
 
 enum { OTHERS = 3, LOW_VECTOR = 0x90, HIGH_VECTOR = 0xa0 };
@@ -47,20 +48,23 @@ static void test_priorities(void) {
     check(apic_bit(APIC_IRR, LOW_VECTOR), "IRR while IF is 0", "clear");
     self(HIGH_VECTOR);
     window();
-    check(order_count == 2 && order[0] == HIGH_VECTOR && order[1] == LOW_VECTOR, "the higher vector first", "%u: 0x%x 0x%x", order_count,
-          order[0], order[1]);
-    check(!apic_bit(APIC_IRR, LOW_VECTOR) && !apic_bit(APIC_ISR, LOW_VECTOR), "nothing is left", "something is");
+    check(order_count == 2 && order[0] == HIGH_VECTOR && order[1] == LOW_VECTOR,
+          "the higher vector first", "%u: 0x%x 0x%x", order_count, order[0], order[1]);
+    check(!apic_bit(APIC_IRR, LOW_VECTOR) && !apic_bit(APIC_ISR, LOW_VECTOR), "nothing is left",
+          "something is");
     order_count = 0;
     write_cr8(9);
     self(LOW_VECTOR + 0xf);
     self(LOW_VECTOR);
     self(HIGH_VECTOR);
     window();
-    check(order_count == 1 && order[0] == HIGH_VECTOR, "TPR holds its own class back", "%u: 0x%x", order_count, order[0]);
+    check(order_count == 1 && order[0] == HIGH_VECTOR, "TPR holds its own class back", "%u: 0x%x",
+          order_count, order[0]);
     trap_handle(LOW_VECTOR + 0xf, note);
     write_cr8(0);
     window();
-    check(order_count == 3 && order[1] == LOW_VECTOR + 0xf, "and lets it go", "%u: 0x%x", order_count, order[1]);
+    check(order_count == 3 && order[1] == LOW_VECTOR + 0xf, "and lets it go", "%u: 0x%x",
+          order_count, order[1]);
 }
 
 static void test_shadows(void) {
@@ -73,10 +77,12 @@ static void test_shadows(void) {
     asm volatile("lea 1f(%%rip), %0; sti; nop; 1: nop; cli" : "=&r"(at)::"memory");
     check_eq("sti takes effect one instruction later", apic_last_ip, at);
     self(LOW_VECTOR);
-    asm volatile("lea 1f(%%rip), %0; mov %%ss, %%eax; sti; mov %%eax, %%ss; nop; 1: nop; cli" : "=&r"(at)::"rax", "memory");
+    asm volatile("lea 1f(%%rip), %0; mov %%ss, %%eax; sti; mov %%eax, %%ss; nop; 1: nop; cli"
+                 : "=&r"(at)::"rax", "memory");
     check_eq("mov ss holds interrupts back for one more", apic_last_ip, at);
     self(LOW_VECTOR);
-    asm volatile("lea 1f(%%rip), %0; pushf; orl $0x200, (%%rsp); popf; 1: nop; cli" : "=&r"(at)::"memory");
+    asm volatile("lea 1f(%%rip), %0; pushf; orl $0x200, (%%rsp); popf; 1: nop; cli"
+                 : "=&r"(at)::"memory");
     check_eq("popf has no shadow", apic_last_ip, at);
     self(LOW_VECTOR);
     asm volatile("lea 1f(%%rip), %0; sti; hlt; 1: cli" : "=&r"(at)::"memory");
@@ -231,7 +237,8 @@ static void test_deadline(void) {
     asm volatile("mfence");
     at = rdtsc() + 3000000;
     wrmsr(MSR_DEADLINE, at);
-    check(rdmsr(MSR_DEADLINE) == at || rdtsc() > at, "deadline reads back", "0x%lx", rdmsr(MSR_DEADLINE));
+    check(rdmsr(MSR_DEADLINE) == at || rdtsc() > at, "deadline reads back", "0x%lx",
+          rdmsr(MSR_DEADLINE));
     asm volatile("sti; hlt; cli" ::: "memory");
     check(rdtsc() >= at, "not before its deadline", "%lu early", at - rdtsc());
     check_eq("deadline", apic_count[HIGH_VECTOR], 1);
@@ -258,7 +265,8 @@ static void test_x2(void) {
         return;
     }
     check_eq("#GP x2APIC MSR in xAPIC mode", (ulong)try_rdmsr(0x802, &v), 13);
-    check_eq("#GP x2APIC without the enable bit", (ulong)try_wrmsr(MSR_APIC_BASE, (base | APIC_BASE_X2) & ~(ulong)APIC_BASE_ON), 13);
+    check_eq("#GP x2APIC without the enable bit",
+             (ulong)try_wrmsr(MSR_APIC_BASE, (base | APIC_BASE_X2) & ~(ulong)APIC_BASE_ON), 13);
     wrmsr(MSR_APIC_BASE, base | APIC_BASE_X2);
     check_eq("id", apic_id(), id);
     check_eq("logical id", apic_read(APIC_LDR), (id >> 4) << 16 | 1u << (id & 15));

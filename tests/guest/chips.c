@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* 8259s, 8254, RTC, I/O APIC, HPET and PM timer as a guest finds them, and that their clocks agree. */
+/* 8259s, 8254, RTC, I/O APIC, HPET and PM timer as a guest finds them, and that their clocks agree.
+ */
 #include "apic.h"
 
 enum { PIC1 = 0x20, PIC2 = 0xa0, VECTOR = 0x50, PIT = 0x40, RTC_VECTOR = VECTOR + 8 };
@@ -66,14 +67,17 @@ static unsigned pit_read(void) {
     return lo | inb(PIT) << 8;
 }
 
-/* n interrupts come, and not sooner than they may since `start` of the PM timer. The host may be late at any time. */
-static void check_rate(const char *name, volatile unsigned *count, unsigned n, unsigned period_us, uint32_t start) {
+/* n interrupts come, and not sooner than they may since `start` of the PM timer. The host may be
+ * late at any time. */
+static void check_rate(const char *name, volatile unsigned *count, unsigned n, unsigned period_us,
+                       uint32_t start) {
     uint64_t passed = 0;
 
     while (*count < n && passed < 4 * PM_HZ)
         passed = (inl(PM_TIMER) - start) & 0xffffff;
     passed = ((inl(PM_TIMER) - start) & 0xffffff) * 1000000ul / PM_HZ;
-    check(*count >= n && passed >= (uint64_t)n * period_us * 9 / 10, name, "%u of %u in %lu us", *count, n, passed);
+    check(*count >= n && passed >= (uint64_t)n * period_us * 9 / 10, name, "%u of %u in %lu us",
+          *count, n, passed);
 }
 
 /* That a counter runs at `hz` by the PM timer, to 1 %, in one of ten tries. */
@@ -151,9 +155,12 @@ static void test_rtc(void) {
     uint32_t start;
 
     check(rtc(0x0d) & 0x80, "RTC's battery", "0x%x", rtc(0x0d));
-    check(bcd(rtc(8)) >= 1 && bcd(rtc(8)) <= 12 && bcd(rtc(7)) >= 1 && bcd(rtc(7)) <= 31 && bcd(rtc(4)) < 24 && bcd(rtc(2)) < 60,
-          "date and time are some", "%u-%u %u:%u", bcd(rtc(8)), bcd(rtc(7)), bcd(rtc(4)), bcd(rtc(2)));
-    check(bcd(rtc(9)) >= 24 && bcd(rtc(9)) < 90 && bcd(rtc(0x32)) == 20, "year", "%u%u", bcd(rtc(0x32)), bcd(rtc(9)));
+    check(bcd(rtc(8)) >= 1 && bcd(rtc(8)) <= 12 && bcd(rtc(7)) >= 1 && bcd(rtc(7)) <= 31 &&
+              bcd(rtc(4)) < 24 && bcd(rtc(2)) < 60,
+          "date and time are some", "%u-%u %u:%u", bcd(rtc(8)), bcd(rtc(7)), bcd(rtc(4)),
+          bcd(rtc(2)));
+    check(bcd(rtc(9)) >= 24 && bcd(rtc(9)) < 90 && bcd(rtc(0x32)) == 20, "year", "%u%u",
+          bcd(rtc(0x32)), bcd(rtc(9)));
     seconds = bcd(rtc(0));
     delay_us(1100000);
     while (rtc(0x0a) & 0x80)
@@ -197,7 +204,8 @@ static void test_ioapic(void) {
     uint32_t start;
 
     apic_enable();
-    check((io_read(1) & 0xf0) == 0x10 || (io_read(1) & 0xf0) == 0x20, "I/O APIC version", "0x%x", io_read(1));
+    check((io_read(1) & 0xf0) == 0x10 || (io_read(1) & 0xf0) == 0x20, "I/O APIC version", "0x%x",
+          io_read(1));
     check_eq("24 pins", io_read(1) >> 16 & 0xff, 23);
     check(io_read(0x10) & 0x10000, "pins are masked after reset", "0x%x", io_read(0x10));
     io_write(0x14, 0x150ff);

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* #DB: single step, breakpoints on instructions, data and ports, RF, GD, and what MOV SS holds back. */
+/* #DB: single step, breakpoints on instructions, data and ports, RF, GD, and what MOV SS holds
+ * back. */
 #include "lib.h"
 
 enum { DR6_B0 = 1, DR6_B1 = 2, DR6_BD = 0x2000, DR6_BS = 0x4000, DR6_IDLE = 0xffff0ff0 };
 enum { BREAK_EXEC = 0, BREAK_WRITE = 1, BREAK_IO = 2, BREAK_ACCESS = 3 };
 
 #define MAX 32
-static struct {
-    ulong ip, dr6, flags;
-} volatile seen[MAX];
+static struct { ulong ip, dr6, flags; } volatile seen[MAX];
 static volatile unsigned count;
 static bool stop_at_first;
 
@@ -36,8 +35,9 @@ static void arm(unsigned type, unsigned bytes, ulong address) {
 
 static void expect(const char *name, unsigned n, ulong dr6) {
     write_dr7(0x400);
-    check(count == n && (!n || seen[0].dr6 == (DR6_IDLE | dr6)), name, "%u #DB, first at 0x%lx with DR6 0x%lx, want %u with 0x%lx", count,
-          seen[0].ip, seen[0].dr6, n, DR6_IDLE | dr6);
+    check(count == n && (!n || seen[0].dr6 == (DR6_IDLE | dr6)), name,
+          "%u #DB, first at 0x%lx with DR6 0x%lx, want %u with 0x%lx", count, seen[0].ip,
+          seen[0].dr6, n, DR6_IDLE | dr6);
 }
 
 static void check_at(const char *name, ulong at) {
@@ -57,12 +57,14 @@ static void test_single_step(void) {
     check(!(seen[0].flags & EFLAGS_RF), "RF saved by a trap is 0", "it is 1");
     check(seen[0].flags & EFLAGS_TF, "TF is saved", "it is 0");
     count = 0;
-    asm volatile("lea 1f(%%rip), %0; mov %%ss, %%ecx\n" TF_ON "mov %%ecx, %%ss; nop; 1:\n" TF_OFF : "=&r"(at)::"rcx", "memory");
+    asm volatile("lea 1f(%%rip), %0; mov %%ss, %%ecx\n" TF_ON "mov %%ecx, %%ss; nop; 1:\n" TF_OFF
+                 : "=&r"(at)::"rcx", "memory");
     expect("no single step right behind mov ss", 4, DR6_BS);
     check_at("it comes one instruction later", at);
     count = 0;
     stop_at_first = true;
-    asm volatile("xor %%ecx, %%ecx; lea 1f(%%rip), %0\n" TF_ON "xor %%ecx, %%ecx; 1: nop; nop" : "=&r"(at)::"rcx", "memory");
+    asm volatile("xor %%ecx, %%ecx; lea 1f(%%rip), %0\n" TF_ON "xor %%ecx, %%ecx; 1: nop; nop"
+                 : "=&r"(at)::"rcx", "memory");
     expect("TF cleared in the saved flags ends it", 1, DR6_BS);
     stop_at_first = false;
     count = 0;
@@ -75,15 +77,16 @@ static void test_single_step(void) {
     }
     /* Each iteration is a step: five, then nop, pushf, andl, popf. */
     expect("single step stops at every iteration of rep", 9, DR6_BS);
-    check(seen[0].ip == seen[3].ip && seen[4].ip != seen[3].ip, "RIP stays at rep until the last", "0x%lx 0x%lx 0x%lx",
-          seen[0].ip, seen[3].ip, seen[4].ip);
+    check(seen[0].ip == seen[3].ip && seen[4].ip != seen[3].ip, "RIP stays at rep until the last",
+          "0x%lx 0x%lx 0x%lx", seen[0].ip, seen[3].ip, seen[4].ip);
 }
 
 static ulong int_count;
 
 static void on_int(struct frame *f) {
     int_count++;
-    check(!(read_flags() & EFLAGS_TF), "int clears TF for its handler", "flags 0x%lx", read_flags());
+    check(!(read_flags() & EFLAGS_TF), "int clears TF for its handler", "flags 0x%lx",
+          read_flags());
     check(f->flags & EFLAGS_TF, "int saves TF", "flags 0x%lx", f->flags);
 }
 
@@ -129,10 +132,11 @@ static void test_instruction(void) {
     {
         ulong ss = SEL_DATA;
 
-        asm volatile("lea 1f(%%rip), %%rax; mov %%rax, %%dr0; mov %1, %%rax; mov %%rax, %%dr7; movl $0, %0; mov %w2, %%ss; 1: nop"
-                     : "=m"(count)
-                     : "r"(0x402ul), "r"(ss)
-                     : "rax");
+        asm volatile(
+            "lea 1f(%%rip), %%rax; mov %%rax, %%dr0; mov %1, %%rax; mov %%rax, %%dr7; movl $0, %0; mov %w2, %%ss; 1: nop"
+            : "=m"(count)
+            : "r"(0x402ul), "r"(ss)
+            : "rax");
         expect("no instruction breakpoint right behind mov ss", 0, 0);
     }
     arm(BREAK_EXEC, 1, (ulong)break_here);
@@ -169,7 +173,10 @@ static void test_data(void) {
     p[8] = 3;
     expect("an unaligned address is aligned down", 1, DR6_B0);
     arm(BREAK_ACCESS, 8, (ulong)p);
-    asm volatile("lea 1f(%%rip), %0; mov %1, %%ss; nop; 1:" : "=&r"(at) : "m"(*(uint16_t *)p) : "memory");
+    asm volatile("lea 1f(%%rip), %0; mov %1, %%ss; nop; 1:"
+                 : "=&r"(at)
+                 : "m"(*(uint16_t *)p)
+                 : "memory");
     expect("what mov ss reads is told", 1, DR6_B0);
     check_at("one instruction later", at);
     asm volatile("mov %w0, %%ss" ::"r"(SEL_DATA));
@@ -179,16 +186,19 @@ static void test_data(void) {
         volatile void *to = p;
         ulong n = 6;
 
-        asm volatile("lea 1f(%%rip), %0; 1: rep movsb" : "=&r"(at), "+D"(to), "+S"(from), "+c"(n)::"memory");
+        asm volatile("lea 1f(%%rip), %0; 1: rep movsb"
+                     : "=&r"(at), "+D"(to), "+S"(from), "+c"(n)::"memory");
     }
     expect("data breakpoint within rep movsb", 1, DR6_B0);
     check_at("after that iteration", at);
     arm(BREAK_WRITE, 8, (ulong)p + 24);
-    asm volatile("mov %%rsp, %%rbx; lea 32(%0), %%rsp; push %%rax; mov %%rbx, %%rsp" ::"r"(p) : "rbx", "memory");
+    asm volatile("mov %%rsp, %%rbx; lea 32(%0), %%rsp; push %%rax; mov %%rbx, %%rsp" ::"r"(p)
+                 : "rbx", "memory");
     expect("push is a write", 1, DR6_B0);
     arm(BREAK_WRITE, 1, (ulong)p);
     asm volatile(TF_ON "movb $1, (%0)\n" TF_OFF ::"r"(p) : "memory");
-    check(seen[0].dr6 == (DR6_IDLE | DR6_BS | DR6_B0), "breakpoint and single step in one #DB", "DR6 0x%lx", seen[0].dr6);
+    check(seen[0].dr6 == (DR6_IDLE | DR6_BS | DR6_B0), "breakpoint and single step in one #DB",
+          "DR6 0x%lx", seen[0].dr6);
     write_dr7(0x400);
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Exceptions in 64-bit mode: every vector that can be made to happen, with its error code and return address. */
+/* Exceptions in 64-bit mode: every vector that can be made to happen, with its error code and
+ * return address. */
 #include "lib.h"
 
 static ulong here(void) {
@@ -14,8 +15,10 @@ static void test_divide(void) {
     check_trap("#DE by zero", 0, 0);
     check_eq("#DE is a fault", here(), at);
     CHECK_TRY("#DE quotient too large", 0, 0, "div %%ecx", ::"a"(0), "d"(5), "c"(5));
-    CHECK_TRY("#DE idiv most negative by -1", 0, 0, "idiv %%ecx", ::"a"(0x80000000u), "d"(-1), "c"(-1));
-    CHECK_TRY("#DE idiv 64-bit most negative by -1", 0, 0, "idiv %%rcx", ::"a"(1ul << 63), "d"(-1l), "c"(-1l));
+    CHECK_TRY("#DE idiv most negative by -1", 0, 0, "idiv %%ecx", ::"a"(0x80000000u), "d"(-1),
+              "c"(-1));
+    CHECK_TRY("#DE idiv 64-bit most negative by -1", 0, 0, "idiv %%rcx", ::"a"(1ul << 63), "d"(-1l),
+              "c"(-1l));
     CHECK_TRY("#DE div r8", 0, 0, "div %%cl", ::"a"(0x500), "c"(5));
 }
 
@@ -89,7 +92,8 @@ static void test_floating_point(void) {
     CHECK_TRY("#MF again at fld1", 16, 0, "fld1");
     CHECK_TRY("fnclex clears it", -1, 0, "fnclex; fld1");
     asm volatile("fninit");
-    TRY("ldmxcsr %0; cvtsi2ss %2, %%xmm0; cvtsi2ss %1, %%xmm1; divss %%xmm1, %%xmm0", ::"m"(mxcsr), "r"(0), "r"(1));
+    TRY("ldmxcsr %0; cvtsi2ss %2, %%xmm0; cvtsi2ss %1, %%xmm1; divss %%xmm1, %%xmm0", ::"m"(mxcsr),
+        "r"(0), "r"(1));
     check_trap("#XM by divss", 19, 0);
     asm volatile("stmxcsr %0" : "=m"(mxcsr));
     check_eq("MXCSR.ZE after #XM", mxcsr & 0x3f, 4);
@@ -122,15 +126,19 @@ static void test_alignment_check(void) {
     write_cr0(read_cr0() | CR0_AM);
     user_run_flags(user_unaligned, EFLAGS_AC);
     check_trap("#AC at CPL 3", 17, 0);
-    check_eq("aligned access has no #AC", (ulong)user_run_flags(user_aligned, EFLAGS_AC), VECTOR_USER_EXIT);
-    check_eq("no #AC without EFLAGS.AC", (ulong)user_run_flags(user_unaligned, 0), VECTOR_USER_EXIT);
+    check_eq("aligned access has no #AC", (ulong)user_run_flags(user_aligned, EFLAGS_AC),
+             VECTOR_USER_EXIT);
+    check_eq("no #AC without EFLAGS.AC", (ulong)user_run_flags(user_unaligned, 0),
+             VECTOR_USER_EXIT);
     write_flags(EFLAGS_AC);
     CHECK_TRY("no #AC at CPL 0", -1, 0, "mov ac_area + 1, %%eax", ::: "rax");
     write_flags(0);
     write_cr0(read_cr0() & ~(ulong)CR0_AM);
-    check_eq("no #AC without CR0.AM", (ulong)user_run_flags(user_unaligned, EFLAGS_AC), VECTOR_USER_EXIT);
+    check_eq("no #AC without CR0.AM", (ulong)user_run_flags(user_unaligned, EFLAGS_AC),
+             VECTOR_USER_EXIT);
     CHECK_TRY("#GP movaps unaligned", 13, 0, "movaps ac_area + 1, %xmm0");
-    CHECK_TRY("#GP cmpxchg16b unaligned", 13, 0, "cmpxchg16b ac_area + 8", ::: "rax", "rbx", "rcx", "rdx");
+    CHECK_TRY("#GP cmpxchg16b unaligned", 13, 0, "cmpxchg16b ac_area + 8", ::
+                  : "rax", "rbx", "rcx", "rdx");
     check_eq("movups unaligned", (ulong)user_run(user_movups), VECTOR_USER_EXIT);
 }
 
@@ -142,8 +150,10 @@ static void test_canonical(void) {
     asm volatile("mov %%rbx, %%rbp" ::: "memory");
     check_trap("#SS through rbp non-canonical", 12, 0);
     CHECK_TRY("#GP jump to a non-canonical address", 13, 0, "jmp *%0", ::"r"(bad));
-    CHECK_TRY("#GP wrmsr non-canonical FS base", 13, 0, "wrmsr", ::"c"(0xc0000100), "a"(0), "d"(0x8000));
-    CHECK_TRY("#GP operand crosses into the hole", 13, 0, "mov (%0), %%rax", ::"r"(bad - 4) : "rax");
+    CHECK_TRY("#GP wrmsr non-canonical FS base", 13, 0, "wrmsr", ::"c"(0xc0000100), "a"(0),
+              "d"(0x8000));
+    CHECK_TRY("#GP operand crosses into the hole", 13, 0, "mov (%0), %%rax", ::"r"(bad - 4)
+              : "rax");
 }
 
 static void test_general_protection(void) {
@@ -165,11 +175,13 @@ static void test_general_protection(void) {
     CHECK_TRY("#GP CR0 with NW without CD", 13, 0, "mov %0, %%cr0", ::"r"(read_cr0() | CR0_NW));
     CHECK_TRY("#GP upper half of CR0", 13, 0, "mov %0, %%cr0", ::"r"(read_cr0() | 1ul << 32));
     CHECK_TRY("#GP reserved bit of CR4", 13, 0, "mov %0, %%cr4", ::"r"(read_cr4() | 1ul << 31));
-    CHECK_TRY("#GP CR4.PAE cleared in long mode", 13, 0, "mov %0, %%cr4", ::"r"(read_cr4() & ~(ulong)CR4_PAE));
+    CHECK_TRY("#GP CR4.PAE cleared in long mode", 13, 0, "mov %0, %%cr4",
+              ::"r"(read_cr4() & ~(ulong)CR4_PAE));
     CHECK_TRY("#GP reserved bit of CR8", 13, 0, "mov %0, %%cr8", ::"r"(16ul));
     CHECK_TRY("#GP upper half of DR7", 13, 0, "mov %0, %%dr7", ::"r"(1ul << 32));
     CHECK_TRY("#GP upper half of DR6", 13, 0, "mov %0, %%dr6", ::"r"(1ul << 32));
-    CHECK_TRY("#GP EFER.LME changed under paging", 13, 0, "wrmsr", ::"c"(0xc0000080), "a"(0x801), "d"(0));
+    CHECK_TRY("#GP EFER.LME changed under paging", 13, 0, "wrmsr", ::"c"(0xc0000080), "a"(0x801),
+              "d"(0));
 }
 
 static void test_idt_gates(void) {
@@ -280,7 +292,8 @@ static void test_double_fault(void) {
     idt_set_present(13, true);
     check_eq("#GP whose gate is not present is #DF", df_count, 1);
     check_eq("#DF error code", df_error, 0);
-    check_eq("IST stack is aligned to 16", (ulong)(&ist_frame->ss + 1), ((ulong)(ist_stack + sizeof(ist_stack)) - 3) & -16ul);
+    check_eq("IST stack is aligned to 16", (ulong)(&ist_frame->ss + 1),
+             ((ulong)(ist_stack + sizeof(ist_stack)) - 3) & -16ul);
     idt_set_present(14, false);
     TRY("mov (%0), %%al", ::"r"(1ul << 40) : "rax");
     idt_set_present(14, true);
@@ -303,12 +316,13 @@ static void test_stack_alignment(void) {
     for (unsigned skew = 0; skew < 16; skew += 5) {
         ulong sp;
 
-        asm volatile("mov %%rsp, %%rbx; sub $256, %%rsp; sub %1, %%rsp; mov %%rsp, %0; int $0x80; mov %%rbx, %%rsp"
-                     : "=&r"(sp)
-                     : "r"((ulong)skew)
-                     : "rbx", "memory");
-        check(stack_seen == (sp & -16ul), "interrupt frame is aligned to 16", "skew %u: 0x%lx from 0x%lx", skew,
-              stack_seen, sp);
+        asm volatile(
+            "mov %%rsp, %%rbx; sub $256, %%rsp; sub %1, %%rsp; mov %%rsp, %0; int $0x80; mov %%rbx, %%rsp"
+            : "=&r"(sp)
+            : "r"((ulong)skew)
+            : "rbx", "memory");
+        check(stack_seen == (sp & -16ul), "interrupt frame is aligned to 16",
+              "skew %u: 0x%lx from 0x%lx", skew, stack_seen, sp);
     }
     trap_handle(0x80, NULL);
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Locked operations by four processors at once: none is lost and none is torn, also across lines and pages. */
+/* Locked operations by four processors at once: none is lost and none is torn, also across lines
+ * and pages. */
 #include "apic.h"
 
 enum { OTHERS = 3, ROUNDS = 20000 };
 
-static struct __attribute__((aligned(4096))) {
-    uint8_t bytes[8192];
-} area;
+static struct __attribute__((aligned(4096))) { uint8_t bytes[8192]; } area;
 static volatile unsigned ready;
 static void (*volatile body)(void);
 
@@ -30,33 +29,47 @@ static void contend(const char *name, void (*fn)(void)) {
     check(ended, name, "a processor does not end");
 }
 
-#define REPEAT(code, ...)                   \
-    for (unsigned i = 0; i < ROUNDS; i++)   \
+#define REPEAT(code, ...)                                                                          \
+    for (unsigned i = 0; i < ROUNDS; i++)                                                          \
     asm volatile(code ::__VA_ARGS__ : "memory", "cc", "rax", "rbx", "rcx", "rdx")
 
-static void by_inc(void) { REPEAT("lock incq (%0)", "r"(area.bytes)); }
-static void by_xadd(void) { REPEAT("mov $1, %%eax; lock xadd %%eax, (%0)", "r"(area.bytes)); }
-static void by_cross_line(void) { REPEAT("lock incq (%0)", "r"(area.bytes + 61)); }
-static void by_cross_page(void) { REPEAT("lock incq (%0)", "r"(area.bytes + 4096 - 3)); }
+static void by_inc(void) {
+    REPEAT("lock incq (%0)", "r"(area.bytes));
+}
+static void by_xadd(void) {
+    REPEAT("mov $1, %%eax; lock xadd %%eax, (%0)", "r"(area.bytes));
+}
+static void by_cross_line(void) {
+    REPEAT("lock incq (%0)", "r"(area.bytes + 61));
+}
+static void by_cross_page(void) {
+    REPEAT("lock incq (%0)", "r"(area.bytes + 4096 - 3));
+}
 static void by_cmpxchg(void) {
-    REPEAT("mov (%0), %%eax; 1: lea 1(%%rax), %%ecx; lock cmpxchg %%ecx, (%0); jne 1b", "r"(area.bytes));
+    REPEAT("mov (%0), %%eax; 1: lea 1(%%rax), %%ecx; lock cmpxchg %%ecx, (%0); jne 1b",
+           "r"(area.bytes));
 }
 static void by_cmpxchg8b(void) {
-    REPEAT("mov (%0), %%eax; mov 4(%0), %%edx; 1: lea 1(%%rax), %%ebx; lea -1(%%rdx), %%ecx; lock cmpxchg8b (%0); jne 1b",
-           "r"(area.bytes));
+    REPEAT(
+        "mov (%0), %%eax; mov 4(%0), %%edx; 1: lea 1(%%rax), %%ebx; lea -1(%%rdx), %%ecx; lock cmpxchg8b (%0); jne 1b",
+        "r"(area.bytes));
 }
 static void by_cmpxchg16b(void) {
-    REPEAT("mov (%0), %%rax; mov 8(%0), %%rdx; 1: lea 1(%%rax), %%rbx; lea -1(%%rdx), %%rcx; lock cmpxchg16b (%0); jne 1b",
-           "r"(area.bytes));
+    REPEAT(
+        "mov (%0), %%rax; mov 8(%0), %%rdx; 1: lea 1(%%rax), %%rbx; lea -1(%%rdx), %%rcx; lock cmpxchg16b (%0); jne 1b",
+        "r"(area.bytes));
 }
 static void by_bts(void) {
     REPEAT("1: lock btsl $5, (%0); jc 1b; incl 64(%0); lock btrl $5, (%0)", "r"(area.bytes));
 }
 static void by_xchg(void) {
-    REPEAT("1: mov $1, %%eax; xchg %%eax, (%0); test %%eax, %%eax; jz 2f; pause; jmp 1b; 2: incl 64(%0); movl $0, (%0)",
-           "r"(area.bytes));
+    REPEAT(
+        "1: mov $1, %%eax; xchg %%eax, (%0); test %%eax, %%eax; jz 2f; pause; jmp 1b; 2: incl 64(%0); movl $0, (%0)",
+        "r"(area.bytes));
 }
-static void by_neg(void) { REPEAT("lock notl (%0); lock negl (%0); lock decl (%0); lock addl $2, (%0)", "r"(area.bytes)); }
+static void by_neg(void) {
+    REPEAT("lock notl (%0); lock negl (%0); lock decl (%0); lock addl $2, (%0)", "r"(area.bytes));
+}
 
 static uint64_t get(unsigned at) {
     uint64_t v;

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Real mode and the ways to it: IVT, limits, wrap-around, A20, unreal mode; long mode from 32-bit code and back. */
+/* Real mode and the ways to it: IVT, limits, wrap-around, A20, unreal mode; long mode from 32-bit
+ * code and back. */
 #include "lib.h"
 
 enum { LOW = 0x8000, RESULT = 0x6000 };
 
 void real_run(void (*low_function)(void));
 void long_run(void);
-void real_int(void), real_wrap_read(void), real_wrap_dword(void), real_far_offset(void), real_jump(void), real_divide(void);
-void real_lldt(void), real_arpl(void), real_ud2(void), real_int3(void), real_into(void), real_bound(void);
-void real_no_vector(void), real_above_1m(void), real_push_wrap(void), real_string(void), real_ea_wrap(void), real_far(void);
+void real_int(void), real_wrap_read(void), real_wrap_dword(void), real_far_offset(void),
+    real_jump(void), real_divide(void);
+void real_lldt(void), real_arpl(void), real_ud2(void), real_int3(void), real_into(void),
+    real_bound(void);
+void real_no_vector(void), real_above_1m(void), real_push_wrap(void), real_string(void),
+    real_ea_wrap(void), real_far(void);
 void real_cpuid(void), real_rdmsr(void), real_ret32(void), real_step(void), real_unreal(void);
 extern char low_start[], low_end[], real_handlers[], in64[];
 extern uint16_t real_divide_offset[], real_after_int_offset[];
@@ -91,7 +95,8 @@ static void test_addresses(void) {
     check_eq("CS of a far call", result->value[0] & 0xffff, 0x10);
     real_trap("32-bit return", real_ret32, 0xffff);
     real(real_unreal);
-    check_eq("a limit of 4 GiB stays in real mode", result->value[0], *(volatile uint32_t *)0x100004);
+    check_eq("a limit of 4 GiB stays in real mode", result->value[0],
+             *(volatile uint32_t *)0x100004);
     check_eq("and stays after a load there", result->value[1], *(volatile uint32_t *)0x100004);
 }
 
@@ -118,7 +123,8 @@ static void test_long(void) {
     wrmsr(0xc0000080, 0x100);
     check_eq("#GP PG with LME without PAE", (ulong)try_cr0(read_cr0() | CR0_PG), 13);
     wrmsr(0xc0000080, 0);
-    CHECK_TRY("#GP wrmsr EFER with a reserved bit", 13, 0, "wrmsr", ::"c"(0xc0000080), "a"(2), "d"(0));
+    CHECK_TRY("#GP wrmsr EFER with a reserved bit", 13, 0, "wrmsr", ::"c"(0xc0000080), "a"(2),
+              "d"(0));
     long_run();
     check_eq("EFER before paging, LME", long_result[0], 0x100);
     check_eq("EFER under paging, LMA", long_result[1], 0x500);

@@ -131,7 +131,8 @@ after_int:
     movl 0xfffd, %eax
     end
     faults real_far_offset
-    addr32 movb 0x10000, %al
+    .byte 0x67, 0xa0 /* addr32 movb 0x10000, %al, which clang's assembler refuses in 16-bit code */
+    .long 0x10000
     end
     faults real_jump
     ljmpl $0, $0x10000
@@ -160,7 +161,8 @@ real_divide_at:
     end
     faults real_bound
     movw $9, %ax
-    boundw %ax, AT(bounds)
+    .byte 0x62, 0x06 /* boundw %ax, bounds */
+    .word AT(bounds)
     end
     faults real_no_vector
     int $0x61
@@ -227,6 +229,11 @@ far_target:
 bounds:
     .word 1, 5
 
+    .macro far_load
+    .byte 0x66, 0x67, 0xa1 /* addr32 movl 0x100004, %eax */
+    .long 0x100004
+    .endm
+
     /* Unreal mode: DS keeps the 4 GiB limit of protected mode in real mode. */
     low real_unreal
     movl %cr0, %eax
@@ -238,11 +245,11 @@ bounds:
     andb $0xfe, %al
     movl %eax, %cr0
     jmp 1f
-1:  addr32 movl 0x100004, %eax
+1:  far_load
     movl %eax, RESULT + 12
     xorw %ax, %ax
     movw %ax, %ds
-    addr32 movl 0x100004, %eax /* a load in real mode changes the base alone */
+    far_load /* a load in real mode changes the base alone */
     movl %eax, RESULT + 16
     movl $1, %eax
     movl %eax, RESULT + 20

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* 32-bit and PAE paging: A/D bits, WP, U/S, 4 MiB and 2 MiB pages, NX, reserved bits, and the PDPTE registers. */
+/* 32-bit and PAE paging: A/D bits, WP, U/S, 4 MiB and 2 MiB pages, NX, reserved bits, and the PDPTE
+ * registers. */
 #include "lib.h"
 
 enum { P = 1, W = 2, U = 4, ACC = 0x20, D = 0x40, PS = 0x80, G = 0x100 };
@@ -26,9 +27,14 @@ static void enable_32(void) {
     write_cr0(read_cr0() | CR0_PG | CR0_WP);
 }
 
-#define READ(name, error) CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "mov (%0), %%al", ::"r"(V) : "eax")
-#define WRITE(name, error) CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "movb $1, (%0)", ::"r"(V) : "memory")
-#define FETCH(name, error) CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "mov $98f, %%ebx; jmp *%0; 98:", ::"r"(V) : "ebx")
+#define READ(name, error)                                                                          \
+    CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "mov (%0), %%al", ::"r"(V) : "eax")
+#define WRITE(name, error)                                                                         \
+    CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "movb $1, (%0)", ::"r"(V) : "memory")
+#define FETCH(name, error)                                                                         \
+    CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error),                                         \
+              "mov $98f, %%ebx; jmp *%0; 98:", ::"r"(V)                                            \
+              : "ebx")
 
 static void user_read(void) {
     asm volatile("mov %0, %%al" ::"m"(*(uint8_t *)V) : "eax");
@@ -50,7 +56,8 @@ static void test_rights_32(void) {
     table[0] = (uint32_t)page | P | W | U;
     flush();
     READ("32-bit, read", -1);
-    check(table[0] & ACC && !(table[0] & D) && dir[V >> 22] & ACC, "A set, D clear", "0x%x 0x%x", table[0], dir[V >> 22]);
+    check(table[0] & ACC && !(table[0] & D) && dir[V >> 22] & ACC, "A set, D clear", "0x%x 0x%x",
+          table[0], dir[V >> 22]);
     WRITE("32-bit, write", -1);
     check(table[0] & D, "D set", "0x%x", table[0]);
     user("user write", user_write, -1);
@@ -170,7 +177,8 @@ static void test_rights_pae(void) {
     check_eq("2 MiB page", *(volatile uint32_t *)(V + 0x200000 + 0x34560), 0x13579bdf);
     pd1[1] |= 1 << 13;
     flush();
-    CHECK_TRY("reserved bit 13 of a 2 MiB page", 14, 9, "mov (%0), %%al", ::"r"(V + 0x200000) : "eax");
+    CHECK_TRY("reserved bit 13 of a 2 MiB page", 14, 9, "mov (%0), %%al", ::"r"(V + 0x200000)
+              : "eax");
 }
 
 /* SDM 4.4.1: the four entries are loaded with CR3 and checked then. */
@@ -183,9 +191,12 @@ static void test_pdpte(void) {
     flush();
     READ("but after CR3 is loaded", 0);
     pdpt[1] = old | W;
-    CHECK_TRY("#GP loading CR3 with a reserved bit in a PDPTE", 13, 0, "mov %0, %%cr3", ::"r"(read_cr3()) : "memory");
+    CHECK_TRY("#GP loading CR3 with a reserved bit in a PDPTE", 13, 0, "mov %0, %%cr3",
+              ::"r"(read_cr3())
+              : "memory");
     pdpt[1] = old | 1ull << 63;
-    CHECK_TRY("#GP loading CR3 with bit 63 in a PDPTE", 13, 0, "mov %0, %%cr3", ::"r"(read_cr3()) : "memory");
+    CHECK_TRY("#GP loading CR3 with bit 63 in a PDPTE", 13, 0, "mov %0, %%cr3", ::"r"(read_cr3())
+              : "memory");
     pdpt[1] = old;
     pdpt[2] = W; /* not present: the rest is ignored */
     flush();

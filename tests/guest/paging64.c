@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* 4-level paging: rights at every level, A/D bits, reserved bits, large pages, error codes and CR2, SMEP and SMAP. */
+/* 4-level paging: rights at every level, A/D bits, reserved bits, large pages, error codes and CR2,
+ * SMEP and SMAP. */
 #include "lib.h"
 #include "paging.h"
 
 #define V 0x10000000000ul /* PML4 slot 2: ours */
-#define JMP_RBX 0xe3ff /* the code there: back to where the jump came from */
+#define JMP_RBX 0xe3ff    /* the code there: back to where the jump came from */
 #define RSVD_51 (1ul << 51)
 
 static uint64_t *data;
@@ -47,22 +48,29 @@ static void user_write(void) {
 }
 
 static void user_fetch(void) {
-    asm volatile("mov %0, %%rcx; lea 1f(%%rip), %%rbx; jmp *%%rcx; 1:" ::"i"(V) : "rcx", "rbx", "memory");
+    asm volatile("mov %0, %%rcx; lea 1f(%%rip), %%rbx; jmp *%%rcx; 1:" ::"i"(V)
+                 : "rcx", "rbx", "memory");
 }
 
 static void expect_user(const char *name, void (*fn)(void), int error) {
     user_run(fn);
     if (error < 0) {
-        check(trap.vector == VECTOR_USER_EXIT, name, "vector %d error 0x%lx", trap.vector, trap.error);
+        check(trap.vector == VECTOR_USER_EXIT, name, "vector %d error 0x%lx", trap.vector,
+              trap.error);
     } else {
         check_trap(name, 14, (ulong)error);
         check_eq("CR2 of that", trap.cr2, V);
     }
 }
 
-#define READ(name, error) CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "mov (%0), %%al", ::"r"(V) : "rax")
-#define WRITE(name, error) CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "movb $0xff, (%0)", ::"r"(V) : "memory")
-#define FETCH(name, error) CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "lea 98f(%%rip), %%rbx; jmp *%0; 98:", ::"r"(V) : "rbx", "memory")
+#define READ(name, error)                                                                          \
+    CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "mov (%0), %%al", ::"r"(V) : "rax")
+#define WRITE(name, error)                                                                         \
+    CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error), "movb $0xff, (%0)", ::"r"(V) : "memory")
+#define FETCH(name, error)                                                                         \
+    CHECK_TRY(name, (error) < 0 ? -1 : 14, (ulong)(error),                                         \
+              "lea 98f(%%rip), %%rbx; jmp *%0; 98:", ::"r"(V)                                      \
+              : "rbx", "memory")
 
 static void set_leaf(uint64_t flags) {
     page_map(V, (ulong)data, 1, flags);
@@ -84,7 +92,8 @@ static void test_rights(void) {
     READ("read of a read-only page", -1);
     WRITE("write to a read-only page", 3);
     CHECK_TRY("add to a read-only page", 14, 3, "addb $0, (%0)", ::"r"(V) : "memory");
-    CHECK_TRY("failing cmpxchg on a read-only page", 14, 3, "cmpxchg %%ecx, (%0)", ::"r"(V), "a"(77) : "memory");
+    CHECK_TRY("failing cmpxchg on a read-only page", 14, 3, "cmpxchg %%ecx, (%0)", ::"r"(V), "a"(77)
+              : "memory");
     expect_user("user write to a read-only page", user_write, 7);
     expect_user("user read of a read-only page", user_read, -1);
     write_cr0(read_cr0() & ~(ulong)CR0_WP);
@@ -167,7 +176,9 @@ static void test_large(void) {
     va += 1ul << 37;
     page_map(va, 0, 3, PTE_P | PTE_W | PTE_PS);
     if (!(cpuid(0x80000001, 0).d & 1 << 26)) {
-        CHECK_TRY("PS in a PDPTE is reserved without 1 GiB pages", 14, 9, "mov (%0), %%al", ::"r"(va) : "rax");
+        CHECK_TRY("PS in a PDPTE is reserved without 1 GiB pages", 14, 9, "mov (%0), %%al",
+                  ::"r"(va)
+                  : "rax");
         return;
     }
     check_eq("1 GiB page", *(volatile uint64_t *)(va + 0x2345678), *at);
@@ -183,10 +194,13 @@ static void test_crossing(void) {
     map_data(PTE_P | PTE_W | PTE_U);
     page_map(V + 4096, 0, 1, 0);
     invlpg((void *)(V + 4096));
-    CHECK_TRY("write across pages, second not present", 14, 2, "mov %1, (%0)", ::"r"(V + 4092), "r"(-1ul) : "memory");
+    CHECK_TRY("write across pages, second not present", 14, 2, "mov %1, (%0)", ::"r"(V + 4092),
+              "r"(-1ul)
+              : "memory");
     check_eq("CR2 is the second page", trap.cr2, V + 4096);
     check_eq("the first part is not written", data[511], 0);
-    CHECK_TRY("read across pages, second not present", 14, 0, "mov (%0), %%rax", ::"r"(V + 4089) : "rax");
+    CHECK_TRY("read across pages, second not present", 14, 0, "mov (%0), %%rax", ::"r"(V + 4089)
+              : "rax");
     check_eq("CR2 of the read", trap.cr2, V + 4096);
     p = (uint8_t *)data + 4094;
     p[0] = 0x90;
@@ -195,7 +209,9 @@ static void test_crossing(void) {
     check_trap("fetch across pages, second not present", 14, 0x10);
     check_eq("CR2 of the fetch", trap.cr2, V + 4096);
     check_eq("RIP of the fetch", trap.ip, V + 4095);
-    CHECK_TRY("rep movsb stops at the missing page", 14, 2, "rep movsb", ::"D"(V + 4090), "S"(0x100000), "c"(100) : "memory");
+    CHECK_TRY("rep movsb stops at the missing page", 14, 2, "rep movsb", ::"D"(V + 4090),
+              "S"(0x100000), "c"(100)
+              : "memory");
     check_eq("rep movsb wrote up to it", memcmp((uint8_t *)data + 4090, (void *)0x100000, 6), 0);
 }
 
@@ -248,15 +264,18 @@ static void test_implicit(void) {
     gdt[SEL_TSS >> 3] &= ~(2ull << 40);
     asm volatile("lgdt %0" ::"m"(far_gdt));
     user_run(user_load_segment);
-    check(trap.vector == VECTOR_USER_EXIT, "user's segment load reads a supervisor GDT", "vector %d", trap.vector);
-    /* The entry's own selectors are the GDT's too: keep its first half readable for the return to CPL 0. */
+    check(trap.vector == VECTOR_USER_EXIT, "user's segment load reads a supervisor GDT",
+          "vector %d", trap.vector);
+    /* The entry's own selectors are the GDT's too: keep its first half readable for the return to
+     * CPL 0. */
     asm volatile("lgdt %0" ::"m"(back));
     gdt[SEL_FREE >> 3] = gdt[SEL_UDATA >> 3] & ~(1ull << 40);
     set_leaf(PTE_P);
     far_gdt.limit = SEL_FREE + 7;
     memcpy(data, gdt, 256);
     asm volatile("lgdt %0" ::"m"(far_gdt));
-    CHECK_TRY("setting a descriptor's accessed bit on a read-only page", 14, 3, "mov %w0, %%ds", ::"r"(SEL_FREE));
+    CHECK_TRY("setting a descriptor's accessed bit on a read-only page", 14, 3, "mov %w0, %%ds",
+              ::"r"(SEL_FREE));
     asm volatile("lgdt %0" ::"m"(back));
 }
 
@@ -266,7 +285,8 @@ static void test_cr3(void) {
     check(width >= 36 && width <= 52, "physical address width", "%u", width);
     check_eq("linear address width", cpuid(0x80000008, 0).a >> 8 & 0xff, 48);
     CHECK_TRY("#GP CR3 beyond the width", 13, 0, "mov %0, %%cr3", ::"r"(read_cr3() | 1ul << width));
-    CHECK_TRY("#GP CR3 bit 63 without PCIDE", 13, 0, "mov %0, %%cr3", ::"r"(read_cr3() | 1ul << 63));
+    CHECK_TRY("#GP CR3 bit 63 without PCIDE", 13, 0, "mov %0, %%cr3",
+              ::"r"(read_cr3() | 1ul << 63));
 }
 
 int main(void) {

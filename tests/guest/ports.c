@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every port and a sample of every kind of address that is no RAM, read and written in all sizes: the monitor survives it. */
+/* Every port and a sample of every kind of address that is no RAM, read and written in all sizes:
+ * the monitor survives it. */
 #include "lib.h"
 
 /* What ends or resets the machine, or is our way to say so. */
 static bool spared(unsigned port) {
-    return (port >= 0xf4 && port < 0xf8) || (port >= 0x3f8 && port < 0x400) || (port >= 0x600 && port < 0x608) ||
-           (port >= 0xcf9 && port < 0xcfa) || port == 0x64 || port == 0x60 || port == 0x92;
+    return (port >= 0xf4 && port < 0xf8) || (port >= 0x3f8 && port < 0x400) ||
+           (port >= 0x600 && port < 0x608) || (port >= 0xcf9 && port < 0xcfa) || port == 0x64 ||
+           port == 0x60 || port == 0x92;
 }
 
 static bool spared_range(unsigned port, unsigned size) {
@@ -58,7 +60,10 @@ static void touch(ulong at, bool write) {
     *(volatile uint16_t *)p = 0xa5a5;
     *(volatile uint32_t *)p = 0xffffffff;
     *(volatile uint64_t *)p = 0;
-    asm volatile("lock incl (%0); lock xaddq %1, (%0); movups (%0), %%xmm0; movups %%xmm0, (%0)" ::"r"(p), "r"(1ul) : "memory");
+    asm volatile(
+        "lock incl (%0); lock xaddq %1, (%0); movups (%0), %%xmm0; movups %%xmm0, (%0)" ::"r"(p),
+        "r"(1ul)
+        : "memory");
 }
 
 static void memory(void) {
@@ -85,7 +90,8 @@ int main(void) {
     check(true, "every port but those that end the run is written", " ");
     memory();
     check(true, "addresses that are no RAM", " ");
-    check_eq("an address that is none reads all ones", *(volatile uint32_t *)0xd0000000, 0xffffffff);
+    check_eq("an address that is none reads all ones", *(volatile uint32_t *)0xd0000000,
+             0xffffffff);
 
     read_ports();
     check(true, "every port again", " ");

@@ -1,15 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Segments in 32-bit protected mode: types, limits, rights, gates between rings, and the exceptions of 32-bit code only. */
+/* Segments in 32-bit protected mode: types, limits, rights, gates between rings, and the exceptions
+ * of 32-bit code only. */
 #include "lib.h"
 
 enum { RAM = 0x400000 }; /* where the segments of these tests lie */
 enum { A = SEL_FREE, B = SEL_FREE + 8, GATE = SEL_FREE + 16, C = SEL_FREE + 24 };
-enum { DATA = 0x93, DATA_RO = 0x91, DOWN = 0x97, CODE_X = 0x99, CODE_XR = 0x9b, CODE_CONFORMING = 0x9f, DPL3 = 0x60 };
+enum {
+    DATA = 0x93,
+    DATA_RO = 0x91,
+    DOWN = 0x97,
+    CODE_X = 0x99,
+    CODE_XR = 0x9b,
+    CODE_CONFORMING = 0x9f,
+    DPL3 = 0x60
+};
 
 #define LOAD_ES(sel) asm volatile("mov %w0, %%es" ::"r"(sel))
-#define READ_ES(name, vector, at) CHECK_TRY(name, vector, 0, "mov %%es:(%0), %%al", ::"r"(at) : "eax")
-#define READ4_ES(name, vector, at) CHECK_TRY(name, vector, 0, "mov %%es:(%0), %%eax", ::"r"(at) : "eax")
-#define WRITE_ES(name, vector, at) CHECK_TRY(name, vector, 0, "movb $1, %%es:(%0)", ::"r"(at) : "memory")
+#define READ_ES(name, vector, at)                                                                  \
+    CHECK_TRY(name, vector, 0, "mov %%es:(%0), %%al", ::"r"(at) : "eax")
+#define READ4_ES(name, vector, at)                                                                 \
+    CHECK_TRY(name, vector, 0, "mov %%es:(%0), %%eax", ::"r"(at) : "eax")
+#define WRITE_ES(name, vector, at)                                                                 \
+    CHECK_TRY(name, vector, 0, "movb $1, %%es:(%0)", ::"r"(at) : "memory")
 
 static void test_limits(void) {
     gdt_set(A, RAM, 0xfff, DATA, 4);
@@ -33,7 +45,9 @@ static void test_limits(void) {
     READ_ES("expand-down of 64 KiB, at its top", -1, 0xffff);
     READ_ES("#GP expand-down of 64 KiB, beyond", 13, 0x10000);
     gdt_set(A, 0, RAM / 4096 - 1, DATA, 0xc);
-    CHECK_TRY("#SS through ss beyond the limit", 12, 0, "mov %w0, %%ss; mov %%ss:0x400000, %%al", ::"r"(A) : "eax");
+    CHECK_TRY("#SS through ss beyond the limit", 12, 0, "mov %w0, %%ss; mov %%ss:0x400000, %%al",
+              ::"r"(A)
+              : "eax");
     asm volatile("mov %w0, %%ss" ::"r"(SEL_DATA));
     LOAD_ES(SEL_DATA);
 }
@@ -118,20 +132,20 @@ static void test_code32_only(void) {
     CHECK_TRY("#UD ud0", 6, 0, ".byte 0x0f, 0xff, 0xc0");
 }
 
-static struct {
-    uint32_t cs, ss, esp, frame[6], count;
-} volatile gate;
+static struct { uint32_t cs, ss, esp, frame[6], count; } volatile gate;
 void gate_entry(void), gate_entry_far2(void), gate_entry_16(void);
 extern char user_after_gate[];
-#define GATE_LOOK                                                                                                      \
-    "push %eax; mov %cs, %eax; mov %eax, %ss:gate; mov %ss, %eax; mov %eax, %ss:gate + 4; lea 4(%esp), %eax;"            \
-    "mov %eax, %ss:gate + 8; push %ecx; push %esi; push %edi; push %es; mov %ss, %ecx; mov %ecx, %es; mov %eax, %esi;"   \
-    "mov $gate + 12, %edi; mov $6, %ecx; cld; rep movsl %ss:(%esi), %es:(%edi); incl %ss:gate + 36; pop %es; pop %edi;"   \
+#define GATE_LOOK                                                                                                       \
+    "push %eax; mov %cs, %eax; mov %eax, %ss:gate; mov %ss, %eax; mov %eax, %ss:gate + 4; lea 4(%esp), %eax;"           \
+    "mov %eax, %ss:gate + 8; push %ecx; push %esi; push %edi; push %es; mov %ss, %ecx; mov %ecx, %es; mov %eax, %esi;"  \
+    "mov $gate + 12, %edi; mov $6, %ecx; cld; rep movsl %ss:(%esi), %es:(%edi); incl %ss:gate + 36; pop %es; pop %edi;" \
     "pop %esi; pop %ecx; pop %eax;"
-asm("gate_entry: " GATE_LOOK "lret\n gate_entry_far2: " GATE_LOOK "lret $8\n gate_entry_16: " GATE_LOOK "ljmpl $0x08, $user_leave");
+asm("gate_entry: " GATE_LOOK "lret\n gate_entry_far2: " GATE_LOOK
+    "lret $8\n gate_entry_16: " GATE_LOOK "ljmpl $0x08, $user_leave");
 
 static void gate_set(void (*to)(void), unsigned selector, unsigned access, unsigned words) {
-    gdt[GATE >> 3] = ((uint32_t)to & 0xffff) | selector << 16 | (uint64_t)(words | access << 8) << 32 |
+    gdt[GATE >> 3] = ((uint32_t)to & 0xffff) | selector << 16 |
+                     (uint64_t)(words | access << 8) << 32 |
                      (uint64_t)((uint32_t)to & 0xffff0000) << 32;
 }
 
@@ -145,8 +159,9 @@ static void user_call_words(void) {
 
 /* Also for retf n: the words are gone from the outer stack too. */
 static void user_call_balanced(void) {
-    asm volatile("mov %%esp, %%ebx; push $0x1111; push $0x2222; lcall $0x73, $0; cmp %%esp, %%ebx; je 1f; ud2; 1:" ::
-                     : "ebx", "memory");
+    asm volatile(
+        "mov %%esp, %%ebx; push $0x1111; push $0x2222; lcall $0x73, $0; cmp %%esp, %%ebx; je 1f; ud2; 1:" ::
+            : "ebx", "memory");
 }
 
 static void user_call_conforming(void) {
@@ -160,8 +175,9 @@ static void user_jump_gate(void) {
 static void call_expect(const char *name, void (*fn)(void), unsigned cs, unsigned ss) {
     gate.count = 0;
     user_run(fn);
-    check(trap.vector == VECTOR_USER_EXIT && gate.count == 1 && gate.cs == cs && gate.ss == ss, name,
-          "vector %d error 0x%lx count %u cs 0x%x ss 0x%x", trap.vector, trap.error, gate.count, gate.cs, gate.ss);
+    check(trap.vector == VECTOR_USER_EXIT && gate.count == 1 && gate.cs == cs && gate.ss == ss,
+          name, "vector %d error 0x%lx count %u cs 0x%x ss 0x%x", trap.vector, trap.error,
+          gate.count, gate.cs, gate.ss);
 }
 
 static void test_gates(void) {
@@ -176,7 +192,8 @@ static void test_gates(void) {
     gate_set(gate_entry_far2, SEL_CODE, 0xec, 2);
     call_expect("call gate with two words", user_call_balanced, SEL_CODE, SEL_DATA);
     check_eq("ESP there, with words", gate.esp, sp - 24);
-    check(gate.frame[2] == 0x2222 && gate.frame[3] == 0x1111, "words are copied in order", "0x%x 0x%x", gate.frame[2], gate.frame[3]);
+    check(gate.frame[2] == 0x2222 && gate.frame[3] == 0x1111, "words are copied in order",
+          "0x%x 0x%x", gate.frame[2], gate.frame[3]);
     gate_set(gate_entry, SEL_CODE, 0x8c, 0);
     user_run(user_call);
     check_trap("#GP gate of DPL 0", 13, GATE);
@@ -208,8 +225,8 @@ static void test_gates(void) {
     gdt_set(A, (uint32_t)gate_entry_16, 0xfff, CODE_XR, 4);
     gate_set((void (*)(void))0, A, 0xe4, 2);
     user_run(user_call_words);
-    check(gate.cs == A && (gate.frame[1] >> 16) == 0x1111 && (gate.frame[1] & 0xffff) == 0x2222, "16-bit call gate copies words",
-          "cs 0x%x, 0x%x", gate.cs, gate.frame[1]);
+    check(gate.cs == A && (gate.frame[1] >> 16) == 0x1111 && (gate.frame[1] & 0xffff) == 0x2222,
+          "16-bit call gate copies words", "cs 0x%x, 0x%x", gate.cs, gate.frame[1]);
     check_eq("16-bit call gate, ESP", gate.esp, sp - 12);
 }
 
@@ -242,6 +259,32 @@ static void test_interrupts(void) {
     trap_handle(0x80, NULL);
 }
 
+static void user_sti(void) {
+    asm volatile("sti");
+}
+
+static void user_cli(void) {
+    asm volatile("cli");
+}
+
+/* Protected-mode virtual interrupts (SDM 3A 21.4): CLI and STI at CPL 3 change VIF. */
+static void test_pvi(void) {
+    if (!(cpuid(1, 0).d & 2)) {
+        skip("PVI", "no VME");
+        return;
+    }
+    user_run(user_sti);
+    check_trap("#GP sti at CPL 3 without PVI", 13, 0);
+    write_cr4(read_cr4() | CR4_PVI);
+    check_eq("sti at CPL 3 with PVI", (ulong)user_run(user_sti), VECTOR_USER_EXIT);
+    check_eq("sets VIF alone", trap.flags & (EFLAGS_VIF | EFLAGS_IF), EFLAGS_VIF);
+    check_eq("cli with PVI", (ulong)user_run_flags(user_cli, EFLAGS_VIF), VECTOR_USER_EXIT);
+    check_eq("clears VIF", trap.flags & EFLAGS_VIF, 0);
+    user_run_flags(user_sti, EFLAGS_VIP);
+    check_trap("#GP sti with PVI and VIP", 13, 0);
+    write_cr4(read_cr4() & ~(ulong)CR4_PVI);
+}
+
 static uint64_t ldt[4];
 
 static void test_ldt(void) {
@@ -266,6 +309,7 @@ int main(void) {
     test_code32_only();
     test_gates();
     test_interrupts();
+    test_pvi();
     test_ldt();
     return 0;
 }

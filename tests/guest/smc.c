@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Code that changes: the next instruction, the same and another page, through an alias, by string operations, by a
- * changed mapping; and by another processor with the synchronization that the SDM (8.1.3) asks for.
+ * Code that changes: the next instruction, the same and another page, through an alias, by string
+ * operations, by a changed mapping; and by another processor with the synchronization that the SDM
+ * (8.1.3) asks for.
  */
 #include "apic.h"
 #include "paging.h"
@@ -29,13 +30,19 @@ static void test_next_instruction(void) {
 
     for (unsigned i = 0; i < 3; i++) {
         /* The byte written is the immediate of the very next instruction. */
-        asm volatile("movb %b1, 1f + 1(%%rip); 1: mov $0x55, %%al; movzbl %%al, %0" : "=r"(r) : "q"(i + 1) : "rax", "memory");
+        asm volatile("movb %b1, 1f + 1(%%rip); 1: mov $0x55, %%al; movzbl %%al, %0"
+                     : "=r"(r)
+                     : "q"(i + 1)
+                     : "rax", "memory");
         check_eq("the next instruction changes", r, i + 1);
     }
-    asm volatile("mov $0, %0; lea 2f(%%rip), %%rax; movw $0x9090, (%%rax); 2: jmp 3f; mov $7, %0; 3:" : "=&r"(r)::"rax", "memory");
+    asm volatile(
+        "mov $0, %0; lea 2f(%%rip), %%rax; movw $0x9090, (%%rax); 2: jmp 3f; mov $7, %0; 3:"
+        : "=&r"(r)::"rax", "memory");
     check_eq("a jump becomes two nops", r, 7);
-    asm volatile("lea 1f(%%rip), %%rdi; mov $3, %%ecx; mov $0x90, %%al; xor %0, %0; rep stosb; 1: jmp 2f; .byte 0x90; inc %0; 2:"
-                 : "=&r"(r)::"rax", "rcx", "rdi", "memory");
+    asm volatile(
+        "lea 1f(%%rip), %%rdi; mov $3, %%ecx; mov $0x90, %%al; xor %0, %0; rep stosb; 1: jmp 2f; .byte 0x90; inc %0; 2:"
+        : "=&r"(r)::"rax", "rcx", "rdi", "memory");
     check_eq("rep stosb over what follows it", r, 1);
 }
 
@@ -66,7 +73,8 @@ static void test_pages(void) {
     check_eq("copied by rep movsb", call(code + 256), 63);
     /* A loop that counts its own immediate up. */
     {
-        static const uint8_t loop[] = {0xb8, 0, 0, 0, 0, 0xff, 0x05, 0xf6, 0xff, 0xff, 0xff, 0xe2, 0xf3, 0xc3};
+        static const uint8_t loop[] = {0xb8, 0,    0,    0,    0,    0xff, 0x05,
+                                       0xf6, 0xff, 0xff, 0xff, 0xe2, 0xf3, 0xc3};
         unsigned r, n = 100;
 
         /* mov $0, %eax; incl -10(%rip) [the immediate]; loop back; ret */
@@ -132,7 +140,8 @@ static void hammer(void) {
     }
 }
 
-/* An aligned 4-byte immediate that changes under a running loop: the old or the new one, never a mix. */
+/* An aligned 4-byte immediate that changes under a running loop: the old or the new one, never a
+ * mix. */
 static void test_running(void) {
     uint8_t *at = code + 2048 + 3; /* the immediate is aligned */
 
@@ -141,8 +150,8 @@ static void test_running(void) {
     smp_run(1, hammer);
     for (unsigned i = 0; i < 2000; i++) {
         *(volatile uint32_t *)(at + 1) = i & 1 ? 0x11111111 : 0x22222222;
-        for (unsigned j = 0; j < 20; j++)
-            pause();
+        for (volatile unsigned j = 0; j < 100; j++)
+            ; /* not pause(): an engine may give the processor away for it */
     }
     stop = true;
     check(smp_wait(1, 2000), "it ends", "it does not");

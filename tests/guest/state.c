@@ -11,7 +11,8 @@ static void test_cpuid_leaves(void) {
     check_eq("clflush line is 64 bytes", cpuid(1, 0).b >> 8 & 0xff, 8);
     check(cpuid(0x80000001, 0).d & 1 << 29, "LM", "it is missing");
     check_eq("OSXSAVE is CR4's", cpuid(1, 0).c >> 27 & 1, read_cr4() >> 18 & 1);
-    check((cpuid(0x80000002, 0).a & 0x80) == 0, "brand string is text", "0x%x", cpuid(0x80000002, 0).a);
+    check((cpuid(0x80000002, 0).a & 0x80) == 0, "brand string is text", "0x%x",
+          cpuid(0x80000002, 0).a);
     if (max >= 0xb) {
         check_eq("leaf 0xb, our x2APIC id", cpuid(0xb, 0).d, cpuid(1, 0).b >> 24);
         check_eq("leaf 0xb, type of level 0", cpuid(0xb, 0).c >> 8 & 0xff, 1);
@@ -79,7 +80,8 @@ static void test_xcr0(void) {
 
 static uint8_t *area;
 
-#define XSAVE(insn, mask) asm volatile(insn " (%0)" ::"r"(area), "a"((uint32_t)(mask)), "d"(0) : "memory")
+#define XSAVE(insn, mask)                                                                          \
+    asm volatile(insn " (%0)" ::"r"(area), "a"((uint32_t)(mask)), "d"(0) : "memory")
 #define XSTATE_BV (*(volatile uint64_t *)(area + 512))
 #define XCOMP_BV (*(volatile uint64_t *)(area + 520))
 
@@ -106,16 +108,20 @@ static void test_xsave(void) {
     XSAVE("xrstor64", 2);
     check_eq("xrstor of what is in its initial state", xmm0(), 0);
     XSTATE_BV = 1ull << 62;
-    CHECK_TRY("#GP xrstor, XSTATE_BV beyond XCR0", 13, 0, "xrstor64 (%0)", ::"r"(area), "a"(3), "d"(0));
+    CHECK_TRY("#GP xrstor, XSTATE_BV beyond XCR0", 13, 0, "xrstor64 (%0)", ::"r"(area), "a"(3),
+              "d"(0));
     XSTATE_BV = 3;
     XCOMP_BV = 1;
-    CHECK_TRY("#GP xrstor, XCOMP_BV without compaction", 13, 0, "xrstor64 (%0)", ::"r"(area), "a"(3), "d"(0));
+    CHECK_TRY("#GP xrstor, XCOMP_BV without compaction", 13, 0, "xrstor64 (%0)", ::"r"(area),
+              "a"(3), "d"(0));
     XCOMP_BV = 0;
     *(uint64_t *)(area + 528) = 1;
-    CHECK_TRY("#GP xrstor, reserved bytes of the header", 13, 0, "xrstor64 (%0)", ::"r"(area), "a"(3), "d"(0));
+    CHECK_TRY("#GP xrstor, reserved bytes of the header", 13, 0, "xrstor64 (%0)", ::"r"(area),
+              "a"(3), "d"(0));
     *(uint64_t *)(area + 528) = 0;
     *(uint32_t *)(area + 24) = 0xffff0000;
-    CHECK_TRY("#GP xrstor, reserved bits of MXCSR", 13, 0, "xrstor64 (%0)", ::"r"(area), "a"(3), "d"(0));
+    CHECK_TRY("#GP xrstor, reserved bits of MXCSR", 13, 0, "xrstor64 (%0)", ::"r"(area), "a"(3),
+              "d"(0));
     *(uint32_t *)(area + 24) = 0x1f80;
     CHECK_TRY("#GP xsave unaligned", 13, 0, "xsave64 (%0)", ::"r"(area + 16), "a"(3), "d"(0));
     write_cr0(read_cr0() | CR0_TS);
@@ -163,7 +169,8 @@ static void test_msrs(void) {
 
     check_eq("#GP an MSR that is none, read", (ulong)try_rdmsr(0x4b564dff, &v), 13);
     check_eq("#GP an MSR that is none, write", (ulong)try_wrmsr(0x4b564dff, 0), 13);
-    check_eq("#GP EFER, reserved bit", (ulong)try_wrmsr(0xc0000080, rdmsr(0xc0000080) | 1ull << 40), 13);
+    check_eq("#GP EFER, reserved bit", (ulong)try_wrmsr(0xc0000080, rdmsr(0xc0000080) | 1ull << 40),
+             13);
     wrmsr(0xc0000080, rdmsr(0xc0000080) & ~0x400ull);
     check_eq("LMA cannot be written", rdmsr(0xc0000080) >> 10 & 1, 1);
     check_eq("PAT after reset", rdmsr(0x277), 0x0007040600070406);

@@ -1,16 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SYSCALL and SYSENTER with their returns, FS and GS bases, call gates, IRET and RETF in 64-bit mode. */
+/* SYSCALL and SYSENTER with their returns, FS and GS bases, call gates, IRET and RETF in 64-bit
+ * mode. */
 #include "lib.h"
 
-enum { EFER = 0xc0000080, STAR, LSTAR, CSTAR, FMASK, FS_BASE = 0xc0000100, GS_BASE, KERNEL_GS_BASE };
+enum {
+    EFER = 0xc0000080,
+    STAR,
+    LSTAR,
+    CSTAR,
+    FMASK,
+    FS_BASE = 0xc0000100,
+    GS_BASE,
+    KERNEL_GS_BASE
+};
 enum { SYSENTER_CS = 0x174, SYSENTER_ESP, SYSENTER_EIP };
 
 /* What system64_entry.S's entries saw. */
-extern ulong entry_rcx, entry_r11, entry_rsp, entry_flags, entry_cs, entry_ss, entry_count, entry_frame[4];
-extern char entry_syscall[], entry_sysret32[], entry_sysenter[], entry_sysexit32[], entry_gate[], entry_stack_top[];
+extern ulong entry_rcx, entry_r11, entry_rsp, entry_flags, entry_cs, entry_ss, entry_count,
+    entry_frame[4];
+extern char entry_syscall[], entry_sysret32[], entry_sysenter[], entry_sysexit32[], entry_gate[],
+    entry_stack_top[];
 extern char compat_code[], user_after_syscall[], user_after_gate[];
 extern uint32_t compat_result;
-void user_syscall(void), user_sysenter(void), user_sysenter32(void), user_gate(void), user_sysret(void);
+void user_syscall(void), user_sysenter(void), user_sysenter32(void), user_gate(void),
+    user_sysret(void);
 void user_swapgs(void), user_compat(void), user_syscall32(void), user_noncanonical_return(void);
 
 static void test_syscall(void) {
@@ -26,7 +39,8 @@ static void test_syscall(void) {
     check_eq("flags masked by FMASK", entry_flags & 0x40001, 0);
     check_eq("CS after syscall", entry_cs, SEL_CODE);
     check_eq("SS after syscall", entry_ss, SEL_DATA);
-    check(entry_rsp < (ulong)user_stack_top && entry_rsp > (ulong)user_stack, "RSP after syscall is the user's", "0x%lx", entry_rsp);
+    check(entry_rsp < (ulong)user_stack_top && entry_rsp > (ulong)user_stack,
+          "RSP after syscall is the user's", "0x%lx", entry_rsp);
     check_eq("CS after sysret", trap.cs, SEL_UCODE64);
     check_eq("SS after sysret", trap.ss, SEL_UDATA);
     check_eq("flags after sysret", trap.flags & 0x40001, 0x40001);
@@ -65,7 +79,8 @@ static void test_sysenter(void) {
     check_eq("SS after sysexit", trap.ss, SEL_UDATA64);
     wrmsr(SYSENTER_EIP, (ulong)entry_sysexit32);
     compat_result = 0;
-    check_eq("sysenter and sysexit to 32-bit code", (ulong)user_run(user_sysenter), VECTOR_USER_EXIT);
+    check_eq("sysenter and sysexit to 32-bit code", (ulong)user_run(user_sysenter),
+             VECTOR_USER_EXIT);
     check_eq("CS after sysexit to 32-bit code", trap.cs, SEL_UCODE32);
     check_eq("32-bit code ran after sysexit", compat_result, 0x12345679);
     check_eq("#GP non-canonical SYSENTER_EIP", (ulong)try_wrmsr(SYSENTER_EIP, 1ul << 47), 13);
@@ -118,7 +133,8 @@ static void test_bases(void) {
 static void set_gate(unsigned selector, unsigned access) {
     ulong at = (ulong)entry_gate;
 
-    gdt[SEL_FREE >> 3] = (at & 0xffff) | (ulong)selector << 16 | (ulong)access << 40 | (at >> 16 & 0xffff) << 48;
+    gdt[SEL_FREE >> 3] =
+        (at & 0xffff) | (ulong)selector << 16 | (ulong)access << 40 | (at >> 16 & 0xffff) << 48;
     gdt[(SEL_FREE >> 3) + 1] = at >> 32;
 }
 
@@ -155,9 +171,11 @@ static void test_call_gate(void) {
     check_trap("#GP 16-bit call gate in long mode", 13, SEL_FREE);
 }
 
-#define IRET(name, error, ss, sp, cs, ip)                                                                                  \
-    CHECK_TRY(name, 13, error, "mov %%rsp, %%rbx; push %0; push %1; push $2; push %2; push %3; iretq", ::"r"((ulong)(ss)), \
-              "r"((ulong)(sp)), "r"((ulong)(cs)), "r"((ulong)(ip)) : "rbx", "memory");                                      \
+#define IRET(name, error, ss, sp, cs, ip)                                                          \
+    CHECK_TRY(name, 13, error,                                                                     \
+              "mov %%rsp, %%rbx; push %0; push %1; push $2; push %2; push %3; iretq",              \
+              ::"r"((ulong)(ss)), "r"((ulong)(sp)), "r"((ulong)(cs)), "r"((ulong)(ip))             \
+              : "rbx", "memory");                                                                  \
     asm volatile("add $40, %%rsp" ::: "memory")
 
 static void test_iret(void) {
@@ -173,8 +191,8 @@ static void test_iret(void) {
     user_run(user_noncanonical_return);
     check_trap("#GP ret to a non-canonical address", 13, 0);
     user_run(user_compat);
-    check(trap.vector == VECTOR_USER_EXIT && trap.cs == SEL_UCODE32, "far jump to 32-bit code", "vector %d cs 0x%lx", trap.vector,
-          trap.cs);
+    check(trap.vector == VECTOR_USER_EXIT && trap.cs == SEL_UCODE32, "far jump to 32-bit code",
+          "vector %d cs 0x%lx", trap.vector, trap.cs);
 }
 
 int main(void) {

@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Task switches in 32-bit protected mode: JMP, CALL, IRET, task gates, busy bits, links, and #TS. */
+/* Task switches in 32-bit protected mode: JMP, CALL, IRET, task gates, busy bits, links, and #TS.
+ */
 #include "lib.h"
 
-enum { T1 = SEL_FREE, GATE = SEL_FREE + 8, T16 = SEL_FREE + 16, LDT = SEL_FREE + 24, SMALL = SEL_FREE + 32 };
+enum {
+    T1 = SEL_FREE,
+    GATE = SEL_FREE + 8,
+    T16 = SEL_FREE + 16,
+    LDT = SEL_FREE + 24,
+    SMALL = SEL_FREE + 32
+};
 enum { TSS_FREE = 0x89, TSS_BUSY = 0x8b };
 
 static struct tss other; /* the second task's */
 static char other_stack[4096] __attribute__((aligned(16)));
 static uint64_t ldt[2];
-static volatile struct {
-    uint32_t count, flags, tr, link, cr0, es, error;
-} saw;
+static volatile struct { uint32_t count, flags, tr, link, cr0, es, error; } saw;
 
 static unsigned access_of(unsigned selector) {
     return gdt[selector >> 3] >> 40 & 0xff;
@@ -47,7 +52,8 @@ static void task_jump(void) {
     }
 }
 
-/* A fault's task: takes the error code, and lets the interrupted task go on behind TRY's instruction. */
+/* A fault's task: takes the error code, and lets the interrupted task go on behind TRY's
+ * instruction. */
 void task_error(void);
 asm("task_error: pop saw_error; call fault_resume; iret");
 void fault_resume(void);
@@ -84,7 +90,8 @@ static void test_call(void) {
     check(!(read_flags() & EFLAGS_NT), "NT after it", "it is set");
     check_eq("the task left is free", access_of(T1), TSS_FREE);
     check_eq("our task is busy", access_of(SEL_TSS), TSS_BUSY);
-    check(!(other.eflags & EFLAGS_NT), "iret saves the task with NT clear", "eflags 0x%x", other.eflags);
+    check(!(other.eflags & EFLAGS_NT), "iret saves the task with NT clear", "eflags 0x%x",
+          other.eflags);
     asm volatile("lcall $0x60, $0" ::: "memory");
     check_eq("call again goes on behind iret", saw.count, 2);
     asm volatile("clts");
@@ -95,7 +102,10 @@ static void test_jump(void) {
 
     task_set(task_jump);
     other.eflags = EFLAGS_FIXED | 1;
-    asm volatile("push %1; popf; ljmp $0x60, $0; pushf; pop %0" : "=r"(seen) : "r"(flags) : "memory", "cc");
+    asm volatile("push %1; popf; ljmp $0x60, $0; pushf; pop %0"
+                 : "=r"(seen)
+                 : "r"(flags)
+                 : "memory", "cc");
     check_eq("jump to a task and back", saw.count, 1);
     check(!(saw.flags & EFLAGS_NT), "no NT by jump", "flags 0x%x", saw.flags);
     check_eq("no link by jump", saw.link, 0);
@@ -152,10 +162,12 @@ static void test_refusals(void) {
     check_trap("#GP call of a task of DPL 0 at CPL 3", 13, T1);
     other.link = SEL_DATA;
     tss.link = SEL_DATA;
-    CHECK_TRY("#TS iret with NT and a link that is no task", 10, SEL_DATA, "pushf; orl $0x4000, (%esp); popf; iret");
+    CHECK_TRY("#TS iret with NT and a link that is no task", 10, SEL_DATA,
+              "pushf; orl $0x4000, (%esp); popf; iret");
     write_flags(0);
     tss.link = T1;
-    CHECK_TRY("#TS iret with NT and a link that is not busy", 10, T1, "pushf; orl $0x4000, (%esp); popf; iret");
+    CHECK_TRY("#TS iret with NT and a link that is not busy", 10, T1,
+              "pushf; orl $0x4000, (%esp); popf; iret");
     write_flags(0);
 }
 
@@ -201,8 +213,8 @@ static void test_bad_state(void) {
         gdt_set(T16, (uint32_t)&handler, 103, TSS_FREE, 0);
         idt[10] = (uint64_t)T16 << 16 | 0x8500ull << 32;
         asm volatile("ljmp $0x60, $0" ::: "memory");
-        check(saw.count == 1 && saw.error == cases[i].error, cases[i].name, "count %u error 0x%x, want 0x%x", saw.count, saw.error,
-              cases[i].error);
+        check(saw.count == 1 && saw.error == cases[i].error, cases[i].name,
+              "count %u error 0x%x, want 0x%x", saw.count, saw.error, cases[i].error);
         check_eq("it is told from the new task", handler.link, T1);
     }
     trap_handle(10, NULL);
@@ -249,7 +261,8 @@ static void test_trap_bit(void) {
 
 /* A 16-bit TSS (286): 44 bytes. */
 static struct __attribute__((packed)) {
-    uint16_t link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss, ds, ldt;
+    uint16_t link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs,
+        ss, ds, ldt;
 } task286;
 
 static void test_286(void) {

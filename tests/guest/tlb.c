@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What invalidates translations: INVLPG, CR3, CR4, CR0, PCIDs and INVPCID. Only what the SDM (4.10.4) guarantees: that a
- * new translation is used after an invalidation. A stale one before it is allowed and not asked for.
+ * What invalidates translations: INVLPG, CR3, CR4, CR0, PCIDs and INVPCID. Only what the SDM
+ * (4.10.4) guarantees: that a new translation is used after an invalidation. A stale one before it
+ * is allowed and not asked for.
  */
 #include "lib.h"
 #include "paging.h"
@@ -15,7 +16,8 @@ static ulong look(void) {
     return *(volatile uint64_t *)V;
 }
 
-/* Makes sure that a translation is there to be forgotten, then points V at the other page behind its back. */
+/* Makes sure that a translation is there to be forgotten, then points V at the other page behind
+ * its back. */
 static void change(uint64_t flags) {
     (void)look();
     current ^= 1;
@@ -103,7 +105,8 @@ static void test_pcid(void) {
         return;
     }
     write_cr3(root | 8);
-    check_eq("#GP setting PCIDE with a PCID that is not 0", (ulong)try_cr4(read_cr4() | CR4_PCIDE), 13);
+    check_eq("#GP setting PCIDE with a PCID that is not 0", (ulong)try_cr4(read_cr4() | CR4_PCIDE),
+             13);
     write_cr3(root);
     check_eq("setting PCIDE", (ulong)try_cr4(read_cr4() | CR4_PCIDE), -1ul);
     check_eq("#GP PG cleared under PCIDE", (ulong)try_cr0(read_cr0() & ~CR0_PG), 13);
@@ -164,7 +167,8 @@ static void test_invpcid(void) {
     write_cr3(root);
     CHECK_TRY("#GP invpcid of type 4", 13, 0, "invpcid %0, %1", ::"m"(bad), "r"(4ul));
     CHECK_TRY("#GP invpcid with a reserved bit", 13, 0, "invpcid %0, %1", ::"m"(bad), "r"(0ul));
-    CHECK_TRY("#GP invpcid of a non-canonical address", 13, 0, "invpcid %0, %1", ::"m"(hole), "r"(0ul));
+    CHECK_TRY("#GP invpcid of a non-canonical address", 13, 0, "invpcid %0, %1", ::"m"(hole),
+              "r"(0ul));
 }
 
 static void test_pcid_off(void) {

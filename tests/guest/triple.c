@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A triple fault: no IDT is left for the exception, the #GP it raises, or the #DF that makes. The run ends with status 3. */
+/* A triple fault: no IDT is left for the exception, the #GP it raises, or the #DF that makes. The
+ * run ends with status 3. */
 #include "lib.h"
 
 int main(void) {

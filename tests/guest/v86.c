@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Virtual-8086 mode: what traps, what IOPL and the I/O bitmap let through, and VME with its redirected interrupts and VIF. */
+/* Virtual-8086 mode: what traps, what IOPL and the I/O bitmap let through, and VME with its
+ * redirected interrupts and VIF. */
 #include "lib.h"
 
 enum { BASE = 0x10000, SEG = BASE >> 4 }; /* where the 16-bit code is put */
 enum { IOPL3 = 0x3000, VIF = EFLAGS_VIF, VIP = EFLAGS_VIP };
 
-static struct {
-    ulong ds, es, fs, gs, ip, cs, flags, sp, ss, ax, si, di;
-} saw;
+static struct { ulong ds, es, fs, gs, ip, cs, flags, sp, ss, ax, si, di; } saw;
 
-/* Everything that ends a run comes here through user_leave(), but for what a test handles itself. */
+/* Everything that ends a run comes here through user_leave(), but for what a test handles itself.
+ */
 void v86_enter(ulong ip, ulong flags);
 asm("v86_enter: mov 4(%esp), %eax; mov 8(%esp), %ecx; push %ebx; push %ebp; push %esi; push %edi; mov %esp, user_kernel_sp\n"
     "push $0x4444; push $0x3333; push $0x1111; push $0x2222; push $0x1000; push $0xfff0; push %ecx; push $0x1000; push %eax\n"
@@ -45,11 +45,13 @@ static int run(const char *code, size_t size, ulong flags) {
 }
 
 #define RUN(code, flags) run(code, sizeof(code) - 1, flags)
-#define EXPECT(name, code, flags, number, code_of_it, at) expect(name, RUN(code, flags), number, code_of_it, at)
+#define EXPECT(name, code, flags, number, code_of_it, at)                                          \
+    expect(name, RUN(code, flags), number, code_of_it, at)
 
 static void expect(const char *name, int vector, int want, ulong error, ulong ip) {
-    check(vector == want && trap.error == error && saw.ip == ip, name, "vector %d error 0x%lx ip 0x%lx, want %d 0x%lx 0x%lx", vector,
-          trap.error, saw.ip, want, error, ip);
+    check(vector == want && trap.error == error && saw.ip == ip, name,
+          "vector %d error 0x%lx ip 0x%lx, want %d 0x%lx 0x%lx", vector, trap.error, saw.ip, want,
+          error, ip);
 }
 
 static void test_frame(void) {
@@ -58,8 +60,9 @@ static void test_frame(void) {
     check_eq("SS", saw.ss, SEG);
     check_eq("SP", saw.sp, 0xfff0);
     check(saw.flags & EFLAGS_VM, "VM in the saved flags", "0x%lx", saw.flags);
-    check(saw.ds == 0x1111 && saw.es == 0x2222 && saw.fs == 0x3333 && saw.gs == 0x4444, "data segments are saved in order",
-          "0x%lx 0x%lx 0x%lx 0x%lx", saw.ds, saw.es, saw.fs, saw.gs);
+    check(saw.ds == 0x1111 && saw.es == 0x2222 && saw.fs == 0x3333 && saw.gs == 0x4444,
+          "data segments are saved in order", "0x%lx 0x%lx 0x%lx 0x%lx", saw.ds, saw.es, saw.fs,
+          saw.gs);
     *(uint8_t *)(0x11110 + 0x20) = 0x9d;
     EXPECT("ds is a paragraph", "\xa0\x20\x00\xf4", 0, 13, 0, 3);
     check_eq("what it reads", saw.ax & 0xff, 0x9d);
@@ -100,12 +103,13 @@ static void test_sensitive(void) {
 /* popf at IOPL 3 changes IF, and neither IOPL nor VM. */
 static void test_flags(void) {
     RUN("\x68\x00\x02\x9d\xf4", IOPL3);
-    check_eq("popf with IOPL 3", saw.flags & (EFLAGS_IF | IOPL3 | EFLAGS_VM), EFLAGS_IF | IOPL3 | EFLAGS_VM);
+    check_eq("popf with IOPL 3", saw.flags & (EFLAGS_IF | IOPL3 | EFLAGS_VM),
+             EFLAGS_IF | IOPL3 | EFLAGS_VM);
     RUN("\x66\x68\x00\x00\x02\x00\x66\x9d\xf4", IOPL3 | EFLAGS_IF);
     check_eq("popfd with IOPL 3", saw.flags & (EFLAGS_IF | IOPL3 | EFLAGS_VM), IOPL3 | EFLAGS_VM);
     RUN("\x68\x00\x30\x68\x00\x10\x68\x10\x00\xcf", IOPL3 | EFLAGS_IF);
-    check(saw.ip == 0x10 && saw.cs == SEG && saw.flags & EFLAGS_VM, "iret with IOPL 3", "0x%lx:0x%lx flags 0x%lx", saw.cs, saw.ip,
-          saw.flags);
+    check(saw.ip == 0x10 && saw.cs == SEG && saw.flags & EFLAGS_VM, "iret with IOPL 3",
+          "0x%lx:0x%lx flags 0x%lx", saw.cs, saw.ip, saw.flags);
 }
 
 static void test_vme(void) {
@@ -133,8 +137,9 @@ static void test_vme(void) {
     ivt[0x21 * 2 + 1] = SEG;
     memset(tss.redirect, 0, sizeof(tss.redirect));
     RUN("\xcd\x21", VIF | 1);
-    check(trap.vector == 13 && saw.ip == 0x40 && saw.cs == SEG, "VME, int n goes to the 8086 program's handler",
-          "vector %d 0x%lx:0x%lx", trap.vector, saw.cs, saw.ip);
+    check(trap.vector == 13 && saw.ip == 0x40 && saw.cs == SEG,
+          "VME, int n goes to the 8086 program's handler", "vector %d 0x%lx:0x%lx", trap.vector,
+          saw.cs, saw.ip);
     check_eq("VME, its VIF", saw.flags & VIF, 0);
     check_eq("VME, its stack", saw.sp, 0xfff0 - 6);
     check_eq("VME, flags pushed", ((uint16_t *)(BASE + 0xffea))[2] & 0x3201, 0x3201);

@@ -108,18 +108,25 @@ static unsigned align_mask(unsigned size) {
     }
 }
 
-/* What precedes translation: address size, canonical form, alignment. Returns the address to use.
- */
-static uint64_t check_linear(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
-    if (!c->mode64)
-        lin &= UINT32_MAX;
-    else if (!canonical(lin))
+void mmu_check_alignment(struct x86_cpu *c, uint64_t lin, unsigned mask, unsigned seg) {
+    if (c->mode64 && !canonical(lin))
         raise_stack_or_gp(c, seg);
-    if (unlikely(checks_alignment(c)) && lin & align_mask(size))
+    if (unlikely(checks_alignment(c)) && lin & mask)
         cpu_raise_err(c, EXC_AC, 0);
-    if (c->mode64 && !canonical(lin + size - 1))
+}
+
+uint64_t mmu_check_range(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    if (!c->mode64)
+        return lin & UINT32_MAX;
+    if (!canonical(lin) || !canonical(lin + size - 1))
         raise_stack_or_gp(c, seg);
     return lin;
+}
+
+/* All that precedes translation. */
+static uint64_t check_linear(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    mmu_check_alignment(c, lin, align_mask(size), seg);
+    return mmu_check_range(c, lin, size, seg);
 }
 
 static bool crosses(uint64_t lin, unsigned len) {
@@ -198,19 +205,33 @@ static void store(struct x86_cpu *c, unsigned kind, uint64_t lin, uint64_t v, un
 
 /* ---- at the current privilege ---- */
 
-uint64_t mmu_ld_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
-    lin = check_linear(c, lin, size, seg);
+static uint64_t load_current(struct x86_cpu *c, uint64_t lin, unsigned size) {
     uint64_t v = load(c, current_kind(c), lin, size, c->mode64);
     if (c->watching)
         debug_access(c, lin, size, false);
     return v;
 }
 
-void mmu_st_slow(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg) {
-    lin = check_linear(c, lin, size, seg);
+static void store_current(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size) {
     store(c, current_kind(c), lin, v, size, c->mode64);
     if (c->watching)
         debug_access(c, lin, size, true);
+}
+
+uint64_t mmu_ld_slow(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    return load_current(c, check_linear(c, lin, size, seg), size);
+}
+
+void mmu_st_slow(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg) {
+    store_current(c, check_linear(c, lin, size, seg), v, size);
+}
+
+uint64_t mmu_ld_unaligned(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    return load_current(c, mmu_check_range(c, lin, size, seg), size);
+}
+
+void mmu_st_unaligned(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg) {
+    store_current(c, mmu_check_range(c, lin, size, seg), v, size);
 }
 
 static void probe(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned len, bool write,
@@ -238,31 +259,40 @@ void mmu_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, unsign
 }
 
 /*
- * Long operands are accessed eight bytes at a time; the alignment that counts is that of the whole,
- * so parts that are not aligned go by bytes where it is checked.
+ * Long operands are accessed by eight bytes: the alignment that counts is the whole's, so where it
+ * is checked (and the TLB's inline paths never hit) the parts must not be.
  */
-static unsigned part(const struct x86_cpu *c, uint64_t lin, unsigned left) {
-    return left < 8 || (checks_alignment(c) && lin & 7) ? 1 : 8;
+static uint64_t load_part(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
+    return checks_alignment(c) ? load_current(c, lin, size) : mmu_ld(c, lin, size, seg);
+}
+
+static void store_part(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg) {
+    if (checks_alignment(c))
+        store_current(c, lin, v, size);
+    else
+        mmu_st(c, lin, v, size, seg);
 }
 
 void mmu_read(struct x86_cpu *c, uint64_t lin, void *buf, unsigned len, unsigned seg) {
     mmu_probe(c, lin, len, false, seg);
     uint8_t *out = buf;
-    for (unsigned n = 0, step; n < len; n += step) {
-        step = part(c, lin, len - n);
-        uint64_t v = mmu_ld(c, cpu_wrap(c, lin + n), step, seg);
+    for (unsigned n = 0; n < len;) {
+        unsigned step = len - n >= 8 ? 8 : 1;
+        uint64_t v = load_part(c, cpu_wrap(c, lin + n), step, seg);
         memcpy(out + n, &v, step);
+        n += step;
     }
 }
 
 void mmu_write(struct x86_cpu *c, uint64_t lin, const void *buf, unsigned len, unsigned seg) {
     mmu_probe(c, lin, len, true, seg);
     const uint8_t *in = buf;
-    for (unsigned n = 0, step; n < len; n += step) {
-        step = part(c, lin, len - n);
+    for (unsigned n = 0; n < len;) {
+        unsigned step = len - n >= 8 ? 8 : 1;
         uint64_t v = 0;
         memcpy(&v, in + n, step);
-        mmu_st(c, cpu_wrap(c, lin + n), v, step, seg);
+        store_part(c, cpu_wrap(c, lin + n), v, step, seg);
+        n += step;
     }
 }
 
@@ -301,8 +331,7 @@ void mmu_sys_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write) {
     probe(c, TLB_SUPER, sys_linear(c, lin), len, write, c->lma);
 }
 
-void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user,
-                  bool wide) {
+void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user, bool wide) {
     if (wide && !canonical(lin))
         cpu_raise_err(c, EXC_SS, 0);
     probe(c, user ? TLB_USER : TLB_SUPER, lin, len, write, wide);

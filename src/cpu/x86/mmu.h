@@ -106,6 +106,17 @@ void mmu_read(struct x86_cpu *c, uint64_t lin, void *buf, unsigned len, unsigned
 void mmu_write(struct x86_cpu *c, uint64_t lin, const void *buf, unsigned len, unsigned seg);
 void mmu_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, unsigned seg);
 
+/*
+ * The same as mmu_ld and mmu_st for operands whose alignment does not matter where it is checked:
+ * vectors and their elements.
+ */
+uint64_t mmu_ld_unaligned(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg);
+void mmu_st_unaligned(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, unsigned seg);
+/* Canonical form of all of an operand; returns its address, cut to the address size. */
+uint64_t mmu_check_range(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg);
+/* #AC when alignment is checked and a bit of `mask` is set in `lin`, which must be canonical. */
+void mmu_check_alignment(struct x86_cpu *c, uint64_t lin, unsigned mask, unsigned seg);
+
 /* Implicit supervisor accesses (GDT, LDT, IDT, TSS): whatever the CPL, SMAP not overridden by AC.
  */
 uint64_t mmu_sys_ld(struct x86_cpu *c, uint64_t lin, unsigned size);

@@ -176,15 +176,16 @@ OP(xlat) {
     set_reg8(c, REG_OFF(RAX), mmu_ld8(c, cpu_linear(c, i->seg, ea, 1, false), i->seg));
 }
 
-/* MOVDIR64B: 64 bytes from memory to ES:reg, which must be 64-byte aligned. */
+/* MOVDIR64B: 64 bytes from memory to ES:reg, which must be 64-byte aligned. The source faults
+ * first. */
 OP(movdir64b) {
     uint8_t line[64];
     uint64_t from = insn_linear(c, i, 64, false);
     uint64_t ea = reg64(c, i->dst) << i->ashift >> i->ashift;
+    mmu_read(c, from, line, sizeof line, i->seg);
     uint64_t to = cpu_linear(c, SEG_ES, ea, 64, true);
     if (to & 63)
         cpu_raise_err(c, EXC_GP, 0);
-    mmu_read(c, from, line, sizeof line, i->seg);
     mmu_write(c, to, line, sizeof line, SEG_ES);
 }
 

@@ -31,35 +31,52 @@ static bool element_selected(const uint8_t *mask, unsigned n, unsigned size) {
 /* ---- VMASKMOVPS/PD, VPMASKMOVD/Q: dst or source in dst, mask in src, element size in aux, bytes
  * in osize ---- */
 
+static bool masked_selected(struct x86_cpu *c, const struct x86_insn *i, unsigned n) {
+    return element_selected(vec_reg(c, i->src), n, i->aux);
+}
+
 static uint64_t masked_linear(struct x86_cpu *c, const struct x86_insn *i, unsigned n, bool write) {
     uint64_t ea = insn_ea(c, i) + n * i->aux;
     return cpu_linear(c, i->seg, ea << i->ashift >> i->ashift, i->aux, write);
 }
 
-static void op_vmaskmov_load(struct x86_cpu *c, const struct x86_insn *i) {
-    uint8_t out[64] = {0};
-    const uint8_t *mask = vec_reg(c, i->src);
+/* All selected elements must have canonical addresses before the first is accessed; their alignment
+ * is never checked. */
+static void masked_check(struct x86_cpu *c, const struct x86_insn *i, bool write) {
     vec_check(c, VEC_VEX);
     for (unsigned n = 0; n < i->osize / i->aux; n++)
-        if (element_selected(mask, n, i->aux))
-            element_set(out, n, i->aux, mmu_ld(c, masked_linear(c, i, n, false), i->aux, i->seg));
+        if (masked_selected(c, i, n))
+            mmu_check_range(c, masked_linear(c, i, n, write), i->aux, i->seg);
+}
+
+static void op_vmaskmov_load(struct x86_cpu *c, const struct x86_insn *i) {
+    uint8_t out[64] = {0};
+    masked_check(c, i, false);
+    for (unsigned n = 0; n < i->osize / i->aux; n++)
+        if (masked_selected(c, i, n))
+            element_set(out, n, i->aux,
+                        mmu_ld_unaligned(c, masked_linear(c, i, n, false), i->aux, i->seg));
     memcpy(vec_reg(c, i->dst), out, sizeof out);
 }
 
+/* Both ends of an element: it may cross a page. */
+static void masked_probe(struct x86_cpu *c, const struct x86_insn *i, unsigned n) {
+    uint64_t lin = masked_linear(c, i, n, true);
+    mmu_probe(c, lin, 1, true, i->seg);
+    mmu_probe(c, cpu_wrap(c, lin + i->aux - 1), 1, true, i->seg);
+}
+
 static void op_vmaskmov_store(struct x86_cpu *c, const struct x86_insn *i) {
-    const uint8_t *mask = vec_reg(c, i->src), *from = vec_reg(c, i->dst);
+    const uint8_t *from = vec_reg(c, i->dst);
     unsigned count = i->osize / i->aux;
-    uint64_t lin[8] = {0};
-    vec_check(c, VEC_VEX);
-    for (unsigned n = 0; n < count; n++) {
-        if (!element_selected(mask, n, i->aux))
-            continue;
-        lin[n] = masked_linear(c, i, n, true);
-        mmu_probe(c, lin[n], i->aux, true, i->seg);
-    }
+    masked_check(c, i, true);
     for (unsigned n = 0; n < count; n++)
-        if (element_selected(mask, n, i->aux))
-            mmu_st(c, lin[n], element_get(from, n, i->aux), i->aux, i->seg);
+        if (masked_selected(c, i, n))
+            masked_probe(c, i, n);
+    for (unsigned n = 0; n < count; n++)
+        if (masked_selected(c, i, n))
+            mmu_st_unaligned(c, masked_linear(c, i, n, true), element_get(from, n, i->aux), i->aux,
+                             i->seg);
 }
 
 static x86_op_fn *select_vmaskmov(const struct x86_decode *d, struct x86_insn *i, unsigned size) {
@@ -115,19 +132,16 @@ static x86_op_fn *select_gather(const struct x86_decode *d, struct x86_insn *i, 
 
 /* ---- MASKMOVQ, MASKMOVDQU: bytes of dst selected by src go to DS:rDI ---- */
 
+/* Checked as if all of it were written, by eight bytes. */
 static void masked_bytes(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *from,
                          const uint8_t *mask, unsigned count) {
-    uint64_t lin[16] = {0};
-    for (unsigned n = 0; n < count; n++) {
-        if (!element_selected(mask, n, 1))
-            continue;
-        uint64_t ea = c->s.gpr[RDI] + n;
-        lin[n] = cpu_linear(c, i->seg, ea << i->ashift >> i->ashift, 1, true);
-        mmu_probe(c, lin[n], 1, true, i->seg);
-    }
+    uint64_t ea = c->s.gpr[RDI] << i->ashift >> i->ashift;
+    uint64_t lin = cpu_linear(c, i->seg, ea, count, true);
+    mmu_check_alignment(c, lin, 7, i->seg);
+    mmu_probe(c, lin, count, true, i->seg);
     for (unsigned n = 0; n < count; n++)
         if (element_selected(mask, n, 1))
-            mmu_st8(c, lin[n], from[n], i->seg);
+            mmu_st8(c, cpu_wrap(c, lin + n), from[n], i->seg);
 }
 
 static void op_maskmovdqu(struct x86_cpu *c, const struct x86_insn *i) {
@@ -135,14 +149,13 @@ static void op_maskmovdqu(struct x86_cpu *c, const struct x86_insn *i) {
     masked_bytes(c, i, vec_reg(c, i->dst), vec_reg(c, i->src), 16);
 }
 
-/* MMn is ST((n - TOP) mod 8) until the switch to MMX state, which a fault must not make. */
+/* The switch to MMX state comes first. */
 static void op_maskmovq(struct x86_cpu *c, const struct x86_insn *i) {
-    unsigned top = x87_top(&c->s.fpu);
     vec_check(c, VEC_MMX | VEC_NOSSE);
     if (x87_wait(c))
         return;
-    masked_bytes(c, i, c->s.fpu.st[(i->dst - top) & 7], c->s.fpu.st[(i->src - top) & 7], 8);
     mmx_enter(c);
+    masked_bytes(c, i, c->s.fpu.st[i->dst & 7], c->s.fpu.st[i->src & 7], 8);
 }
 
 static x86_op_fn *select_maskmov(const struct x86_decode *d, struct x86_insn *i) {

@@ -28,8 +28,7 @@ void mmx_enter(struct x86_cpu *c) {
 
 /* ---- execution ---- */
 
-/* MMn is physical register n; the switch to MMX state, which makes it ST(n), comes after the
- * instruction has succeeded. */
+/* MMn is physical register n, which the switch to MMX state makes ST(n). */
 static uint8_t *mmx_reg(struct x86_cpu *c, unsigned n) {
     return c->s.fpu.st[(n - x87_top(&c->s.fpu)) & 7];
 }
@@ -94,25 +93,54 @@ static void mmx_written(struct x86_cpu *c, const struct x86_insn *i) {
         memset(mmx_reg(c, i->dst) + 8, 0xff, 2);
 }
 
-/* Everything. A store that cannot be made is found before any register changes. */
+static void mmx_begin(struct x86_cpu *c, unsigned flags) {
+    if (flags & VEC_MXCSR)
+        mmx_enter(c);
+    else
+        x87_set_top(&c->s.fpu, 0);
+}
+
+static void load_memory(struct x86_cpu *c, const struct x86_insn *i, struct vec_meta m,
+                        uint8_t *buf) {
+    uint64_t lin = vec_linear(c, i, i->osize, m.align, false);
+    if (unlikely(m.flags & VEC_ANYWHERE) && i->osize <= 8) {
+        uint64_t v = mmu_ld_unaligned(c, lin, i->osize, i->seg);
+        memcpy(buf, &v, 8);
+    } else {
+        vec_load(c, lin, buf, i->osize, i->seg);
+    }
+}
+
+static void store_memory(struct x86_cpu *c, const struct x86_insn *i, struct vec_meta m,
+                         const uint8_t *buf) {
+    uint64_t lin = vec_linear(c, i, i->osize, m.align, true), v;
+    if (unlikely(m.flags & VEC_ANYWHERE) && i->osize <= 8) {
+        memcpy(&v, buf, 8);
+        mmu_st_unaligned(c, lin, v, i->osize, i->seg);
+    } else {
+        vec_store(c, lin, buf, i->osize, i->seg);
+    }
+}
+
+/*
+ * Everything. Before a store that faults come MXCSR's flags and, for an MMX register, TOP = 0;
+ * before #XM all of the switch to MMX state. Else instructions make that when they have succeeded.
+ */
 static void vec_any(struct x86_cpu *c, const struct x86_insn *i) {
     struct thunk_frame f;
     _Alignas(64) uint8_t buf[64];
     struct vec_meta m = vec_meta(i);
-    uint64_t lin = 0;
     vec_check(c, m.flags);
     if ((m.flags & VEC_MMX) && x87_wait(c))
         return;
-    if (m.flags & (VEC_READ | VEC_WRITE))
-        lin = vec_linear(c, i, i->osize, m.align, m.flags & VEC_WRITE);
     if (m.flags & VEC_READ)
-        vec_load(c, lin, buf, i->osize, i->seg);
-    if ((m.flags & (VEC_WRITE | VEC_MXCSR)) == (VEC_WRITE | VEC_MXCSR))
-        mmu_probe(c, lin, i->osize, true, i->seg);
+        load_memory(c, i, m, buf);
+    if ((m.flags & VEC_MMX) && (m.flags & (VEC_WRITE | VEC_MXCSR)))
+        mmx_begin(c, m.flags);
     load_gprs(c, &f, &m);
     run_thunk(c, i, &f, buf, m.flags & VEC_MXCSR);
     if (m.flags & VEC_WRITE)
-        vec_store(c, lin, buf, i->osize, i->seg);
+        store_memory(c, i, m, buf);
     store_gprs(c, &f, &m);
     if (m.flags & VEC_FLAGS)
         c->cc = (uint32_t)f.flags & FLAG_ARITH;
@@ -253,12 +281,14 @@ static void code_byte(struct thunk_key *k, unsigned b) {
     k->code[k->len++] = (uint8_t)b;
 }
 
-/* VEX.W selects the size of a general register or of its memory form only in 64-bit mode. */
+/* VEX.W selects the size of general registers or of their memory form only in 64-bit mode. */
 static unsigned canonical_w(const struct recipe *r, unsigned w) {
     if (r->i->mode == 64 || !w)
         return w;
     switch (r->d->zi->mnemonic) {
     case ZYDIS_MNEMONIC_VMOVD:
+    case ZYDIS_MNEMONIC_VPCMPESTRI:
+    case ZYDIS_MNEMONIC_VPCMPESTRM:
     case ZYDIS_MNEMONIC_VPEXTRD:
     case ZYDIS_MNEMONIC_VPINSRD:
     case ZYDIS_MNEMONIC_VCVTSI2SS:
@@ -376,6 +406,8 @@ static void take_exceptions(struct recipe *r) {
     }
     if (r->meta.flags & (VEC_READ | VEC_WRITE))
         r->meta.align = (uint8_t)alignment(r);
+    if (zi->meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11) /* F16C */
+        r->meta.flags |= VEC_ANYWHERE;
 }
 
 /* ---- selection ---- */

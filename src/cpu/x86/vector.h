@@ -9,13 +9,14 @@
 
 /* How an instruction behaves; kept with the decoded form. */
 enum {
-    VEC_READ = 1,   /* reads its memory operand */
-    VEC_WRITE = 2,  /* writes its memory operand */
-    VEC_MMX = 4,    /* uses MMX registers: pending x87 errors, switch to MMX state */
-    VEC_VEX = 8,    /* VEX-encoded */
-    VEC_MXCSR = 16, /* obeys MXCSR and may raise #XM */
-    VEC_FLAGS = 32, /* sets the arithmetic flags */
-    VEC_NOSSE = 64, /* MMX proper: CR4.OSFXSR does not matter */
+    VEC_READ = 1,       /* reads its memory operand */
+    VEC_WRITE = 2,      /* writes its memory operand */
+    VEC_MMX = 4,        /* uses MMX registers: pending x87 errors, switch to MMX state */
+    VEC_VEX = 8,        /* VEX-encoded */
+    VEC_MXCSR = 16,     /* obeys MXCSR and may raise #XM */
+    VEC_FLAGS = 32,     /* sets the arithmetic flags */
+    VEC_NOSSE = 64,     /* MMX proper: CR4.OSFXSR does not matter */
+    VEC_ANYWHERE = 128, /* #AC does not look at its memory operand, however short */
 };
 
 struct vec_meta {

@@ -113,7 +113,8 @@ static bool store_suppressed(const struct x87_image *image) {
     return image->fsw & ~image->fcw & (IE | OE | UE);
 }
 
-static void load_operand(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin, uint8_t *buf) {
+static void load_operand(struct x86_cpu *c, const struct x86_insn *i, uint64_t ea, uint8_t *buf) {
+    uint64_t lin = cpu_linear(c, i->seg, ea, i->osize, false);
     if (i->osize == 10) {
         mmu_read(c, lin, buf, 10, i->seg);
     } else {
@@ -122,25 +123,14 @@ static void load_operand(struct x86_cpu *c, const struct x86_insn *i, uint64_t l
     }
 }
 
-static void store_operand(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
+static void store_operand(struct x86_cpu *c, const struct x86_insn *i, uint64_t ea,
                           const uint8_t *buf) {
-    uint64_t v;
+    uint64_t lin = cpu_linear(c, i->seg, ea, i->osize, true), v;
     memcpy(&v, buf, 8);
     if (i->osize == 10)
         mmu_write(c, lin, buf, 10, i->seg);
     else
         mmu_st(c, lin, v, i->osize, i->seg);
-}
-
-/* A memory operand is loaded, or probed for writing, before anything changes. */
-static uint64_t prepare_operand(struct x86_cpu *c, const struct x86_insn *i, uint64_t ea,
-                                uint8_t *buf) {
-    uint64_t lin = cpu_linear(c, i->seg, ea, i->osize, i->imm & X87_WRITE);
-    if (i->imm & X87_READ)
-        load_operand(c, i, lin, buf);
-    else
-        mmu_probe(c, lin, i->osize, true, i->seg);
-    return lin;
 }
 
 static void x87_run(struct x86_cpu *c, const struct x86_insn *i, uint8_t *buf,
@@ -153,22 +143,23 @@ static void x87_run(struct x86_cpu *c, const struct x86_insn *i, uint8_t *buf,
         c->cc = (uint32_t)f.flags & FLAG_ARITH;
 }
 
+/* A store that is suppressed does not touch memory; one that faults leaves the state alone. */
 static void op_x87(struct x86_cpu *c, const struct x86_insn *i) {
     struct x87_image image;
     _Alignas(16) uint8_t buf[16];
-    uint64_t ea = 0, lin = 0;
+    uint64_t ea = 0;
     x87_require(c);
     if (x87_wait(c))
         return;
-    if (i->flags & INSN_MEM) {
+    if (i->flags & INSN_MEM)
         ea = insn_ea(c, i);
-        lin = prepare_operand(c, i, ea, buf);
-    }
+    if (i->imm & X87_READ)
+        load_operand(c, i, ea, buf);
     x87_run(c, i, buf, &image);
+    if ((i->imm & X87_WRITE) && !store_suppressed(&image))
+        store_operand(c, i, ea, buf);
     from_image(&c->s.fpu, &image);
     note_pointers(c, i, ea, image.fsw & FSW_ES);
-    if ((i->imm & X87_WRITE) && !store_suppressed(&image))
-        store_operand(c, i, lin, buf);
 }
 
 static void op_fwait(struct x86_cpu *c, const struct x86_insn *i) {

@@ -27,10 +27,23 @@ enum {
     APIC_CURRENT = 0x390,
     APIC_DIVIDE = 0x3e0,
 };
-enum { ICR_LOWEST = 0x100, ICR_NMI = 0x400, ICR_INIT = 0x500, ICR_SIPI = 0x600, ICR_LOGICAL = 0x800, ICR_ASSERT = 0x4000 };
+enum {
+    ICR_LOWEST = 0x100,
+    ICR_NMI = 0x400,
+    ICR_INIT = 0x500,
+    ICR_SIPI = 0x600,
+    ICR_LOGICAL = 0x800,
+    ICR_ASSERT = 0x4000
+};
 enum { ICR_SELF = 0x40000, ICR_ALL = 0x80000, ICR_OTHERS = 0xc0000 };
 enum { LVT_MASKED = 0x10000, LVT_PERIODIC = 0x20000, LVT_DEADLINE = 0x40000 };
-enum { MSR_APIC_BASE = 0x1b, MSR_DEADLINE = 0x6e0, APIC_BASE_X2 = 0x400, APIC_BASE_ON = 0x800, APIC_BASE_BSP = 0x100 };
+enum {
+    MSR_APIC_BASE = 0x1b,
+    MSR_DEADLINE = 0x6e0,
+    APIC_BASE_X2 = 0x400,
+    APIC_BASE_ON = 0x800,
+    APIC_BASE_BSP = 0x100
+};
 
 #define APIC_ADDRESS 0xfee00000ul
 
@@ -38,7 +51,8 @@ static inline bool apic_is_x2(void) {
     return rdmsr(MSR_APIC_BASE) & APIC_BASE_X2;
 }
 static inline uint32_t apic_read(unsigned reg) {
-    return apic_is_x2() ? (uint32_t)rdmsr(0x800 + reg / 16) : *(volatile uint32_t *)(APIC_ADDRESS + reg);
+    return apic_is_x2() ? (uint32_t)rdmsr(0x800 + reg / 16)
+                        : *(volatile uint32_t *)(APIC_ADDRESS + reg);
 }
 static inline void apic_write(unsigned reg, uint32_t v) {
     if (apic_is_x2())
@@ -49,7 +63,9 @@ static inline void apic_write(unsigned reg, uint32_t v) {
 static inline bool apic_bit(unsigned reg, unsigned vector) {
     return apic_read(reg + vector / 32 * 16) >> (vector % 32) & 1;
 }
-static inline void apic_eoi(void) { apic_write(APIC_EOI, 0); }
+static inline void apic_eoi(void) {
+    apic_write(APIC_EOI, 0);
+}
 
 void apic_enable(void); /* with spurious vector 0xff */
 void apic_send(uint32_t destination, uint32_t icr);
@@ -64,9 +80,9 @@ bool wait_for(volatile unsigned *p, unsigned want, unsigned ms);
 /* Starts the other processors, which then wait for work. Their number, 0-based: 1, 2, … */
 enum { CPUS_MAX = 8 };
 bool smp_start(unsigned others);
-void smp_run(unsigned cpu, void (*fn)(void));  /* returns at once */
-bool smp_wait(unsigned cpu, unsigned ms);      /* until it is through */
-unsigned smp_id(void);                         /* ours */
+void smp_run(unsigned cpu, void (*fn)(void)); /* returns at once */
+bool smp_wait(unsigned cpu, unsigned ms);     /* until it is through */
+unsigned smp_id(void);                        /* ours */
 extern volatile unsigned smp_started;
 
 /* Counts interrupts of a vector, with EOI. */

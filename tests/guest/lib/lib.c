@@ -96,8 +96,8 @@ void guest_done(void) {
 
 void check_trap(const char *name, int vector, ulong error) {
     check(trap.vector == vector && (vector < 0 || trap.error == error), name,
-          "got vector %d error 0x%lx at 0x%lx cr2 0x%lx, want vector %d error 0x%lx", trap.vector, trap.error, trap.ip,
-          trap.cr2, vector, error);
+          "got vector %d error 0x%lx at 0x%lx cr2 0x%lx, want vector %d error 0x%lx", trap.vector,
+          trap.error, trap.ip, trap.cr2, vector, error);
 }
 
 void trap_handle(unsigned vector, trap_handler_fn *fn) {
@@ -143,8 +143,8 @@ void trap_dispatch(struct frame *f) {
     }
     if (from_user(f))
         user_leave();
-    print("FAIL unexpected trap: vector %lu error 0x%lx at 0x%lx:0x%lx cr2 0x%lx\n", f->vector, f->error, f->cs,
-          f->ip, trap.cr2);
+    print("FAIL unexpected trap: vector %lu error 0x%lx at 0x%lx:0x%lx cr2 0x%lx\n", f->vector,
+          f->error, f->cs, f->ip, trap.cr2);
     guest_done();
 }
 
@@ -160,14 +160,16 @@ int user_run(void (*fn)(void)) {
 }
 
 void gdt_set(unsigned selector, uint32_t base, uint32_t limit, unsigned access, unsigned flags) {
-    gdt[selector >> 3] = (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 | (uint64_t)access << 40 |
-                         (uint64_t)(limit >> 16 & 0xf) << 48 | (uint64_t)flags << 52 | (uint64_t)(base >> 24) << 56;
+    gdt[selector >> 3] = (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 |
+                         (uint64_t)access << 40 | (uint64_t)(limit >> 16 & 0xf) << 48 |
+                         (uint64_t)flags << 52 | (uint64_t)(base >> 24) << 56;
 }
 
-void idt_set(unsigned vector, void (*entry)(void), unsigned selector, unsigned type, unsigned dpl, unsigned ist) {
+void idt_set(unsigned vector, void (*entry)(void), unsigned selector, unsigned type, unsigned dpl,
+             unsigned ist) {
     uint64_t at = (ulong)entry;
-    uint64_t low = (at & 0xffff) | (uint64_t)selector << 16 | (uint64_t)(0x80 | dpl << 5 | type) << 40 |
-                   (at >> 16 & 0xffff) << 48;
+    uint64_t low = (at & 0xffff) | (uint64_t)selector << 16 |
+                   (uint64_t)(0x80 | dpl << 5 | type) << 40 | (at >> 16 & 0xffff) << 48;
 
 #ifdef __x86_64__
     idt[vector * 2] = low | (uint64_t)ist << 32;

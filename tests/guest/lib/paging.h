@@ -9,7 +9,8 @@ enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x8
 #define PTE_NX (1ul << 63)
 #define PTE_ADDRESS 0xffffffffff000ul
 
-/* The entry of `va` at level 1 (PTE) to 4 (PML4E) under the current CR3; tables are made on the way, with all rights. */
+/* The entry of `va` at level 1 (PTE) to 4 (PML4E) under the current CR3; tables are made on the
+ * way, with all rights. */
 static inline uint64_t *page_entry(ulong va, int level) {
     uint64_t *table = (uint64_t *)(read_cr3() & PTE_ADDRESS);
 

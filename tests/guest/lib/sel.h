@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The selectors of the guests' GDT, in the order that SYSCALL and SYSENTER want. For C and assembly. */
+/* The selectors of the guests' GDT, in the order that SYSCALL and SYSENTER want. For C and
+ * assembly. */
 #ifndef GUEST_SEL_H
 #define GUEST_SEL_H
 
