@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "cpu/engine.h"
+#include "cpu/x86/cpu.h"
 #include "cpu/x86/cpuid.h"
 #include "cpu/x86/state.h"
 #include "mem/mem.h"
@@ -51,6 +52,7 @@ enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x8
 #define PTE_DIR (PTE_P | PTE_W | PTE_U | PTE_A)
 
 static struct {
+    const struct engine_ops *engine;
     struct mem *mem;
     uint8_t *ram;
     struct vcpu *v;
@@ -128,7 +130,9 @@ static void build_state(const struct x86_cpuid *id, uint64_t fs_base) {
     s->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 }
 
-int guest_init(const struct x86_cpuid *id, uint64_t fs_base, bool low) {
+int guest_init(const struct engine_ops *engine, const struct x86_cpuid *id, uint64_t fs_base,
+               bool low) {
+    guest.engine = engine;
     cleanup_err struct err e = ERR_INIT;
     struct loop *loop = loop_new(&e);
     struct clock *clock = loop ? clock_new(loop) : NULL;
@@ -140,8 +144,8 @@ int guest_init(const struct x86_cpuid *id, uint64_t fs_base, bool low) {
     build_tables();
     build_state(id, fs_base);
     struct engine_vm_params p = {.mem = guest.mem, .clock = clock, .cpuid = id, .vcpus = 1};
-    struct engine_vm *vm = engine_interp.vm_create(&p, &e);
-    guest.v = vm ? engine_interp.vcpu_create(vm, 0, &e) : NULL;
+    struct engine_vm *vm = guest.engine->vm_create(&p, &e);
+    guest.v = vm ? guest.engine->vcpu_create(vm, 0, &e) : NULL;
     if (guest.v)
         return 0;
 failed:
@@ -207,8 +211,20 @@ static const char *const reason_names[] = {
     [VCPU_FAILED] = "failed",
 };
 
+/*
+ * The state without what set_state() forgets: an engine that translates goes its fast ways only with what it learned from
+ * the run before.
+ */
+static void put_state_warm(const struct x86_state *s) {
+    struct x86_cpu *c = (struct x86_cpu *)(void *)guest.v;
+    c->s = *s;
+    c->s.zero = 0;
+    cpu_set_flags(c, s->rflags);
+    cpu_update_mode(c);
+}
+
 static void load_case(const struct isa_case *c, const struct isa_memory *before, uint64_t off,
-                      size_t n) {
+                      size_t n, bool warm) {
     memcpy(guest.ram + P_DATA, before->data, DATA_SIZE);
     memcpy(guest.ram + P_RO, before->ro, RO_SIZE);
     memcpy(guest.ram + P_LOW, before->low, LOW_SIZE);
@@ -223,18 +239,25 @@ static void load_case(const struct isa_case *c, const struct isa_memory *before,
     s.seg[SEG_CS] = segment(c->form->mode32 ? SEL_USER32_CS : SEL_USER_CS,
                             0xb | SEG_S | SEG_DPL | SEG_P | SEG_G | db);
     put_fpu(&s.fpu, &c->in);
-    engine_interp.set_state(guest.v, &s);
+    if (warm)
+        put_state_warm(&s);
+    else
+        guest.engine->set_state(guest.v, &s);
 }
 
 void guest_run(const struct isa_case *c, const struct isa_memory *before, struct isa_result *out,
                struct isa_memory *after) {
     uint64_t off = c->in.rip - CODE_BASE;
     size_t n = off + c->len > CODE_SIZE ? CODE_SIZE - off : c->len;
-    load_case(c, before, off, n);
     struct vcpu_exit x;
-    engine_interp.run(guest.v, &x);
+    load_case(c, before, off, n, false);
+    guest.engine->run(guest.v, &x);
+    if (guest.engine != &engine_interp) {
+        load_case(c, before, off, n, true);
+        guest.engine->run(guest.v, &x);
+    }
     struct x86_state s;
-    engine_interp.get_state(guest.v, &s);
+    guest.engine->get_state(guest.v, &s);
     memset(out, 0, sizeof *out);
     memcpy(out->s.gpr, s.gpr, sizeof s.gpr);
     get_fpu(&s.fpu, &out->s);

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct engine_ops;
 struct x86_cpuid;
 
 /* The user address space, the same on both sides. What is not listed is not mapped. */
@@ -128,7 +129,8 @@ void native_run(const struct isa_case *c, const struct isa_memory *before, struc
 bool native_can_32(void);
 
 /* guest.c */
-int guest_init(const struct x86_cpuid *id, uint64_t fs_base, bool low);
+int guest_init(const struct engine_ops *engine, const struct x86_cpuid *id, uint64_t fs_base,
+               bool low);
 void guest_run(const struct isa_case *c, const struct isa_memory *before, struct isa_result *out,
                struct isa_memory *after);
 

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "cpu/engine.h"
 #include "cpu/x86/cpuid.h"
 #include "cpu/x86/state.h"
 
@@ -39,9 +40,10 @@
 static struct options {
     uint64_t seed, cases;
     const char *mnemonic;
+    const struct engine_ops *engine;
     unsigned workers, only_form, only_instance;
     bool only, self, verbose, list;
-} opt = {.cases = DEFAULT_CASES, .workers = 2};
+} opt = {.cases = DEFAULT_CASES, .workers = 2, .engine = &engine_interp};
 
 /* Counts and examples by mnemonic, shared with the workers. */
 struct tally {
@@ -136,7 +138,7 @@ static int worker_init(void) {
     gen_background(&background, opt.seed);
     if (!native_has_low())
         memset(background.low, 0, sizeof background.low);
-    return opt.self ? 0 : guest_init(&cpuid, native_fs_base(), native_has_low());
+    return opt.self ? 0 : guest_init(opt.engine, &cpuid, native_fs_base(), native_has_low());
 }
 
 static int work(unsigned worker) {
@@ -287,7 +289,7 @@ static void list_forms(void) {
 }
 
 static int usage(void) {
-    fputs("usage: isa [--seed S] [--cases N] [--form MNEMONIC] [--workers N] [--self] [--verbose]\n"
+    fputs("usage: isa [--seed S] [--cases N] [--form MNEMONIC] [--workers N] [--engine E] [--self] [--verbose]\n"
           "       isa --seed S --case FORM.INSTANCE [--verbose]\n"
           "       isa --list\n",
           stderr);
@@ -303,6 +305,8 @@ static bool parse_option(const char *name, const char *value) {
         opt.cases = strtoull(value, NULL, 0);
     else if (!strcmp(name, "--form"))
         opt.mnemonic = value;
+    else if (!strcmp(name, "--engine"))
+        opt.engine = !strcmp(value, "bt") ? &engine_bt : &engine_interp;
     else if (!strcmp(name, "--workers"))
         opt.workers = (unsigned)strtoul(value, NULL, 0);
     else if (!strcmp(name, "--case"))

@@ -318,14 +318,21 @@ static void thread_prepare(struct bt_cpu *b) {
     pthread_once(&segv_once, install_handler);
     stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
     sigaltstack(&alt, NULL);
-    syscall(SYS_arch_prctl, ARCH_SET_GS, b);
     running = b;
 }
 
-static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
-    struct bt_cpu *b = bt_of(v);
+static void set_gs(uint64_t base) {
+    syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+}
+
+static uint64_t get_gs(void) {
+    uint64_t base = 0;
+    syscall(SYS_arch_prctl, ARCH_GET_GS, &base);
+    return base;
+}
+
+static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
     struct x86_cpu *c = &b->c;
-    thread_prepare(b);
     int why = setjmp(c->jmp);
     code_left(b);
     interp_left_block(c);
@@ -343,6 +350,16 @@ static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
             interp_run_block(c);
         }
     }
+}
+
+/* GS is the thread's own again outside. */
+static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
+    struct bt_cpu *b = bt_of(v);
+    uint64_t outer = get_gs();
+    thread_prepare(b);
+    set_gs((uint64_t)(uintptr_t)b);
+    loop(b, x);
+    set_gs(outer);
 }
 
 /* ---- the engine's contract ---- */

@@ -523,6 +523,8 @@ static void emit_rotate(struct tr *t, const struct item *it) {
     unsigned count = it->insn->imm & (it->zi.operand_width == 64 ? 63 : 31);
     unsigned opcode = it->zi.operand_width == 8 ? 0xc0 : 0xc1,
              modrm = it->bytes[it->zi.raw.modrm.offset];
+    if (!count) /* a 32-bit destination is cut all the same */
+        emit_copy(t, it);
     for (unsigned n = 0; n < 2 && count; n++) {
         unsigned by = n == 0 ? count - 1 : 1;
         if (!by)
