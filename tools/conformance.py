@@ -116,7 +116,7 @@ def kut_environment(test):
     """What the tests would read from QEMU's fw_cfg, which rf does not have."""
     memory = kut_memory(shlex.split(test.get('qemu_params', '')))
     return (f"NR_CPUS={test.get('smp', '1')}\nMEMSIZE={memory}\n"
-            f"TEST_DEVICE={test.get('device', '1')}\nBOOTLOADER=1\n")
+            f"TEST_DEVICE={test.get('device', '1')}\n")
 
 
 def kut_rf(o, folder, test, env):
