@@ -93,17 +93,22 @@ def kut_memory(params):
 
 
 def rf_cpu(params, known):
-    """The configuration's additions to and removals from a processor, those that rf has."""
-    words = (option_of(params, '-cpu') or '').split(',')[1:]
+    """The configuration's additions to and removals from a processor, those that rf has. `max` has
+    what rf offers only when it is asked for."""
+    model, *words = (option_of(params, '-cpu') or '').split(',')
+    if model == 'max':
+        words = ['+pku', '+pks'] + words
     return ','.join(['host'] + [w for w in words if w[:1] in '+-' and known(w)])
 
 
-def rf_knows(rf, cache={}):
+def rf_knows(o, kernel):
+    """Whether a run with this change to the processor gets so far as to run out of time."""
     def known(word):
-        if word not in cache:
-            status, _, _ = run([rf, 'run', '--dry-run', '--cpu', 'host,' + word], 10)
-            cache[word] = status == 0
-        return cache[word]
+        if word not in o.known:
+            argv = [o.rf, 'run', '--engine', o.engine, '--kernel', kernel, '--cpu', 'host,' + word,
+                    '--serial', 'none', '--timeout', '1']
+            o.known[word] = run(argv, 10)[0] != 1
+        return o.known[word]
     return known
 
 
@@ -111,14 +116,14 @@ def kut_environment(test):
     """What the tests would read from QEMU's fw_cfg, which rf does not have."""
     memory = kut_memory(shlex.split(test.get('qemu_params', '')))
     return (f"NR_CPUS={test.get('smp', '1')}\nMEMSIZE={memory}\n"
-            f"TEST_DEVICE={test.get('device', '1')}\nBOOTLOADER=1\n")
+            f"TEST_DEVICE={test.get('device', '1')}\n")
 
 
 def kut_rf(o, folder, test, env):
-    params = shlex.split(test.get('qemu_params', ''))
-    argv = [o.rf, 'run', '--engine', o.engine, '--kernel', kut_file(folder, test),
+    params, kernel = shlex.split(test.get('qemu_params', '')), kut_file(folder, test)
+    argv = [o.rf, 'run', '--engine', o.engine, '--kernel', kernel,
             '--initrd', env, '--append', kut_args(test), '--vcpus', test.get('smp', '1'),
-            '--memory', f'{kut_memory(params)}M', '--cpu', rf_cpu(params, rf_knows(o.rf)),
+            '--memory', f'{kut_memory(params)}M', '--cpu', rf_cpu(params, rf_knows(o, kernel)),
             '--debug-exit', '--testdev']
     return run(argv, kut_seconds(test, o.factor))
 
@@ -330,6 +335,7 @@ def options():
     p.add_argument('--write', metavar='FILE', help='put the tables into this document')
     o = p.parse_args()
     o.sides = o.sides or list(SIDES)
+    o.known = {}
     return o
 
 

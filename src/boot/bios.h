@@ -8,7 +8,8 @@ struct place;
 
 /*
  * Writes the services and what they answer to E820_BIOS, and all 256 real-mode vectors. What has no
- * service returns with carry set. The interrupt controllers and the timer are as a BIOS leaves them.
+ * service returns with carry set. The interrupt controllers and the timer are as a BIOS leaves
+ * them.
  */
 int bios_install(struct place *p, struct err *e);
 

@@ -78,7 +78,7 @@ static int load_payload(struct loader *l, const struct bzimage *k, struct err *e
         return r;
     if (!elf_is(vmlinux, size))
         return 1;
-    if ((r = elf_parse(&elf, vmlinux, size, e)) < 0)
+    if (elf_parse(&elf, vmlinux, size, e) < 0)
         return err_wrap(e, "payload");
     if (!elf_find_pvh_entry(&elf, &entry))
         return 1;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/util.h"
 #include "boot/place.h"
 #include "cpu/x86/state.h"
 #include "dev/pc_layout.h"
@@ -23,6 +24,12 @@ enum {
 };
 
 enum { PTE_P = 1 << 0, PTE_W = 1 << 1, PTE_PS = 1 << 7 };
+
+/* Memory types and MTRR bits (SDM 3A 12.11). */
+enum { MTRR_UC = 0, MTRR_WP = 5, MTRR_WB = 6 };
+enum { MTRR_MASK_VALID = 1 << 11, MTRR_DEF_FIXED = 1 << 10, MTRR_DEF_ENABLE = 1 << 11 };
+/* A fixed-range register's eight ranges, all alike. */
+#define MTRR_ALL(type) ((uint64_t)(type)*0x0101010101010101ull)
 
 #define GDT_ENTRIES 4
 #define PT_ENTRIES 512
@@ -119,4 +126,17 @@ void entry_real(struct x86_state *s, uint16_t cs, uint16_t ds, uint16_t sp) {
     for (enum x86_sreg i = SEG_ES; i <= SEG_GS; i++)
         if (i != SEG_CS)
             s->seg[i] = real(ds, SEG_P | SEG_S | 0x3);
+}
+
+/* The fixed ranges are one register up to 512 KiB, two up to 768 KiB, eight up to 1 MiB. */
+void entry_memory_types(struct x86_state *s, unsigned phys_bits) {
+    uint64_t *fixed = s->msr.mtrr_fixed;
+
+    fixed[0] = fixed[1] = MTRR_ALL(MTRR_WB);
+    fixed[2] = MTRR_ALL(MTRR_UC);
+    for (size_t i = 3; i < ARRAY_LEN(s->msr.mtrr_fixed); i++)
+        fixed[i] = MTRR_ALL(MTRR_WP);
+    s->msr.mtrr_base[0] = PC_HOLE | MTRR_UC;
+    s->msr.mtrr_mask[0] = (((1ull << phys_bits) - 1) & ~(PC_HIGH - PC_HOLE - 1)) | MTRR_MASK_VALID;
+    s->msr.mtrr_def_type = MTRR_DEF_ENABLE | MTRR_DEF_FIXED | MTRR_WB;
 }

@@ -24,4 +24,10 @@ int entry_long(struct place *p, struct x86_state *s, uint64_t rip, struct err *e
 /* Real mode at segment:0 of `cs`, all data segments and the stack at `ds`. */
 void entry_real(struct x86_state *s, uint16_t cs, uint16_t ds, uint16_t sp);
 
+/*
+ * The memory types that firmware sets in every processor: RAM write-back, the display's window and
+ * what lies between RAM and 4 GiB uncached, ROMs write-protected. `phys_bits`: width of addresses.
+ */
+void entry_memory_types(struct x86_state *s, unsigned phys_bits);
+
 #endif

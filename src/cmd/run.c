@@ -104,18 +104,16 @@ void cmd_run_help(void) {
 static int configure(struct walk *w, const struct option *table, int argc, char **argv,
                      struct err *e) {
     cleanup_config struct config scratch;
-    struct config *real = w->config;
+    struct walk first = {.config = &scratch};
 
     config_init(&scratch);
-    w->config = &scratch;
-    if (options_parse(table, argc, argv, on_option, w, e) < 0)
+    if (options_parse(table, argc, argv, on_option, &first, e) < 0)
         return STATUS_USAGE;
-    w->config = real;
+    w->help = first.help;
     if (w->help)
         return 0;
-    if (w->file && guestfile_apply(real, w->file, e) < 0)
+    if (first.file && guestfile_apply(w->config, first.file, e) < 0)
         return STATUS_FAILED;
-    w->file = NULL;
     return options_parse(table, argc, argv, on_option, w, e) < 0 ? STATUS_USAGE : 0;
 }
 

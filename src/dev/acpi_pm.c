@@ -19,8 +19,11 @@
 #include "mem/mem.h"
 
 /* PM1 status and enable (tables 4.11 and 4.12). */
-enum { PM1_TMR = 1u << 0, PM1_GBL = 1u << 5, PM1_PWRBTN = 1u << 8 };
-#define PM1_EN_BITS (PM1_TMR | PM1_GBL | PM1_PWRBTN)
+enum { PM1_TMR = 1u << 0, PM1_GBL = 1u << 5, PM1_PWRBTN = 1u << 8, PM1_RTC = 1u << 10 };
+#define PM1_EN_BITS (PM1_TMR | PM1_GBL | PM1_PWRBTN | PM1_RTC)
+/* Those that are kept; PM1_TMR follows from the timer, and without SMM nobody releases the global
+ * lock. */
+#define PM1_STS_BITS (PM1_PWRBTN | PM1_RTC)
 /* PM1 control (table 4.13). */
 enum { CNT_SCI_EN = 1u << 0, CNT_SLP_TYP = 7u << 10, CNT_SLP_EN = 1u << 13 };
 #define CNT_BITS (CNT_SLP_TYP | 1u << 1)
@@ -45,6 +48,7 @@ struct acpi_pm {
     uint16_t en, cnt, gpe0_en;
     uint64_t top_seen; /* changes of the timer's top bit when TMR_STS was last cleared */
     uint8_t rcr;
+    bool rtc; /* level of the RTC's interrupt line */
 };
 
 static uint64_t ticks(const struct acpi_pm *pm) {
@@ -165,6 +169,18 @@ void acpi_pm_power_button(struct acpi_pm *pm) {
     mem_io_unlock(pm->mem);
 }
 
+/* RTC_STS is set by the alarm's edge: cleared while the line is still up, it stays clear. */
+void acpi_pm_rtc_in(void *arg, unsigned pin, bool level) {
+    struct acpi_pm *pm = arg;
+
+    (void)pin;
+    if (level && !pm->rtc) {
+        pm->sts |= PM1_RTC;
+        update_sci(pm);
+    }
+    pm->rtc = level;
+}
+
 uint8_t acpi_pm_reset_read(void *arg) {
     const struct acpi_pm *pm = arg;
 
@@ -201,18 +217,20 @@ static void acpi_pm_save(const struct device *d, struct record_writer *w) {
     rec_put_u16(w, pm->gpe0_en);
     rec_put_u64(w, pm->top_seen);
     rec_put_u8(w, pm->rcr);
+    rec_put_u8(w, pm->rtc);
 }
 
 static int acpi_pm_check(const struct device *d, struct record_reader *r, struct err *e) {
     (void)d;
     uint16_t sts = rec_get_u16(r), en = rec_get_u16(r), cnt = rec_get_u16(r);
-    if (sts & ~PM1_PWRBTN || en & ~PM1_EN_BITS || cnt & ~CNT_BITS)
+    if (sts & ~PM1_STS_BITS || en & ~PM1_EN_BITS || cnt & ~CNT_BITS)
         return err_set(e, 0, "acpi_pm: reserved bits: status 0x%x, enable 0x%x, control 0x%x", sts,
                        en, cnt);
     rec_get_u16(r);
     uint64_t top_seen = rec_get_u64(r);
-    if (rec_get_u8(r) & ~RCR_BITS || top_seen >> (64 - TIMER_TOP))
-        return err_set(e, 0, "acpi_pm: impossible timer or reset control");
+    uint8_t rcr = rec_get_u8(r), rtc = rec_get_u8(r);
+    if (rcr & ~RCR_BITS || rtc > 1 || top_seen >> (64 - TIMER_TOP))
+        return err_set(e, 0, "acpi_pm: impossible timer, reset control or RTC line");
     return rec_done(r, e);
 }
 
@@ -225,6 +243,7 @@ static void acpi_pm_load(struct device *d, struct record_reader *r) {
     pm->gpe0_en = rec_get_u16(r);
     pm->top_seen = rec_get_u64(r);
     pm->rcr = rec_get_u8(r);
+    pm->rtc = rec_get_u8(r);
     update_sci(pm);
 }
 

@@ -29,6 +29,12 @@ struct acpi_pm *acpi_pm_new(struct mem *m, struct clock *c, struct irq_line sci,
 void acpi_pm_power_button(struct acpi_pm *pm);
 
 /*
+ * The other end of the RTC's interrupt line, a wake event: an irq_line's function; `arg` is the
+ * struct acpi_pm.
+ */
+void acpi_pm_rtc_in(void *arg, unsigned pin, bool level);
+
+/*
  * The reset control register (port 0xcf9). It lies among the ports of PCI configuration, which pass
  * its accesses on: see struct pci_reset_port in dev/pci.h, which these fit; `arg` is the struct
  * acpi_pm.

@@ -911,8 +911,10 @@ static bool write_base(struct lapic *l, uint64_t v) {
         return false;
     /* Whether this is the boot processor was decided at power-up. */
     atomic_store(&l->base, (v & ~(uint64_t)BASE_BSP) | (was & BASE_BSP));
-    if ((was & BASE_EN) && !(v & BASE_EN))
+    if ((was & BASE_EN) && !(v & BASE_EN)) {
         reset_registers(l);
+        atomic_store(&l->id, l->cf.id); /* as at power-up, which INIT does not do */
+    }
     if ((v & modes) == modes && !(was & BASE_EXTD)) {
         atomic_store(&l->id, l->cf.id);
         l->icr = (uint32_t)l->icr;

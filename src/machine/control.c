@@ -13,6 +13,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "boot/boot.h"
+#include "boot/entry.h"
 #include "cpu/x86/state.h"
 #include "dev/device.h"
 #include "dev/lapic.h"
@@ -49,16 +50,20 @@ static int load_firmware(struct machine *m, struct err *e) {
 }
 
 int machine_load(struct machine *m, struct err *e) {
-    struct x86_state bsp;
+    struct x86_state bsp, ap;
     int r = 0;
 
     x86_state_reset(&bsp, true);
-    if (m->params.kernel)
+    x86_state_reset(&ap, false);
+    if (m->params.kernel) {
+        entry_memory_types(&bsp, m->cpuid.phys_bits);
+        entry_memory_types(&ap, m->cpuid.phys_bits);
         r = load_kernel(m, &bsp, e);
-    else if (m->params.bios)
+    } else if (m->params.bios) {
         r = load_firmware(m, e);
+    }
     if (r == 0)
-        vcpu_set_reset(&m->set, &bsp);
+        vcpu_set_reset(&m->set, &bsp, &ap);
     return r;
 }
 

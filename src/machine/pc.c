@@ -138,18 +138,6 @@ static bool make_interrupt_controllers(struct machine *m, struct err *e) {
     return add(m, m->ioapic);
 }
 
-/* The HPET can take over the lines of the two older timers, so they are wired through it. */
-static bool make_timers(struct machine *m, struct err *e) {
-    const struct mc146818_config cmos = {m->layout.low_bytes, m->layout.high_bytes};
-    const struct irq_line gsi = {ioapic_set_irq, m->ioapic, 0};
-    struct hpet *hpet =
-        hpet_new(m->mem, m->clock, isa_line(m, PC_IRQ_PIT), isa_line(m, PC_IRQ_RTC), gsi, e);
-    const struct irq_line pit = {hpet_pit_in, hpet, 0}, rtc = {hpet_rtc_in, hpet, 0};
-
-    return add(m, hpet) && add(m, pit8254_new(m->mem, m->clock, pit, e)) &&
-           add(m, mc146818_new(m->mem, m->clock, rtc, &cmos, e));
-}
-
 static bool make_platform(struct machine *m, struct err *e) {
     const struct acpi_pm_events events = {on_power_off, on_reset, m};
     const struct i8042_config keyboard = {
@@ -159,12 +147,32 @@ static bool make_platform(struct machine *m, struct err *e) {
         .arg = m,
     };
     struct pci_reset_port reset = {acpi_pm_reset_read, acpi_pm_reset_write, NULL};
-    struct acpi_pm *pm = acpi_pm_new(m->mem, m->clock, isa_line(m, PC_IRQ_SCI), &events, e);
 
-    if (!add(m, pm))
+    m->pm = reset.arg = acpi_pm_new(m->mem, m->clock, isa_line(m, PC_IRQ_SCI), &events, e);
+    if (!add(m, m->pm))
         return false;
-    reset.arg = pm;
     return add(m, pci_bus_new(m->mem, &reset, e)) && add(m, i8042_new(m->mem, &keyboard, e));
+}
+
+/* The RTC can wake the machine, so power management sees its line, too. */
+static void rtc_set(void *arg, unsigned pin, bool level) {
+    struct machine *m = arg;
+
+    acpi_pm_rtc_in(m->pm, pin, level);
+    hpet_rtc_in(m->hpet, pin, level);
+}
+
+/* The HPET can take over the lines of the two older timers, so they are wired through it. */
+static bool make_timers(struct machine *m, struct err *e) {
+    const struct mc146818_config cmos = {m->layout.low_bytes, m->layout.high_bytes};
+    const struct irq_line gsi = {ioapic_set_irq, m->ioapic, 0};
+    const struct irq_line rtc = {rtc_set, m, 0};
+    struct irq_line pit = {hpet_pit_in, NULL, 0};
+
+    m->hpet = pit.arg =
+        hpet_new(m->mem, m->clock, isa_line(m, PC_IRQ_PIT), isa_line(m, PC_IRQ_RTC), gsi, e);
+    return add(m, m->hpet) && add(m, pit8254_new(m->mem, m->clock, pit, e)) &&
+           add(m, mc146818_new(m->mem, m->clock, rtc, &cmos, e));
 }
 
 static bool make_consoles(struct machine *m, struct err *e) {
@@ -184,7 +192,7 @@ static int wire(struct machine *m, struct err *e) {
     m->clock = clock_new(m->loop);
     if (make_vcpus(m, e) < 0)
         return -1;
-    if (!make_interrupt_controllers(m, e) || !make_timers(m, e) || !make_platform(m, e) ||
+    if (!make_interrupt_controllers(m, e) || !make_platform(m, e) || !make_timers(m, e) ||
         !make_consoles(m, e))
         return err_wrap(e, "machine");
     return machine_load(m, e);

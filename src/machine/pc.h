@@ -73,7 +73,7 @@ struct machine {
     struct device *devices, **last_device; /* in order of creation */
     struct apic_bus *bus;
     struct lapic **lapics;
-    void *pic, *ioapic;
+    void *pic, *ioapic, *pm, *hpet;
 
     pthread_mutex_t lock; /* over requests */
     unsigned requests;    /* what devices and vCPUs asked for, as bits */

@@ -245,17 +245,15 @@ void vcpu_set_stay(struct vcpu_set *s, unsigned index, bool stay) {
     pthread_mutex_unlock(&s->lock);
 }
 
-void vcpu_set_reset(struct vcpu_set *s, const struct x86_state *bsp) {
+void vcpu_set_reset(struct vcpu_set *s, const struct x86_state *bsp, const struct x86_state *ap) {
     const uint32_t forgotten = VCPU_EVENT_INTR | VCPU_EVENT_NMI | VCPU_EVENT_NMI_2 |
                                VCPU_EVENT_INIT | VCPU_EVENT_SIPI | VCPU_EVENT_SMI;
-    struct x86_state ap;
 
-    x86_state_reset(&ap, false);
     for (unsigned i = 0; i < s->count; i++) {
         struct vcpu_thread *t = &s->threads[i];
 
         atomic_fetch_and(&t->v->events, ~forgotten);
-        t->v->ops->set_state(t->v, i == 0 ? bsp : &ap);
+        t->v->ops->set_state(t->v, i == 0 ? bsp : ap);
         t->wait_sipi = i != 0;
     }
 }

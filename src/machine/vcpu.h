@@ -80,8 +80,8 @@ void vcpu_set_release(struct vcpu_set *s);
 /* While all are held: one vCPU stays at the gate (or not) after the release. */
 void vcpu_set_stay(struct vcpu_set *s, unsigned index, bool stay);
 
-/* While all are held: gives every vCPU its power-up state, the first one `bsp`, and forgets events.
- */
-void vcpu_set_reset(struct vcpu_set *s, const struct x86_state *bsp);
+/* While all are held: gives the first vCPU one state and the others another, in which they wait for
+ * a SIPI, and forgets events. */
+void vcpu_set_reset(struct vcpu_set *s, const struct x86_state *bsp, const struct x86_state *ap);
 
 #endif

@@ -199,9 +199,9 @@ static bool loads_state_in_vain(const struct isa_case *c, const struct isa_resul
 
 unsigned compare_results(const struct isa_case *c, const struct isa_result *native,
                          const struct isa_memory *native_mem, const struct isa_result *guest,
-                         const struct isa_memory *guest_mem, char *out, size_t size) {
-    struct text t = {out, size, 0};
-    out[0] = 0;
+                         const struct isa_memory *guest_mem, char *text, size_t size) {
+    struct text t = {text, size, 0};
+    text[0] = 0;
     if (guest->failure) {
         say(&t, "  engine: %s\n", guest->failure);
         return t.count;
@@ -279,9 +279,9 @@ static void describe_memory(struct text *t, const struct isa_case *c, const Zydi
     say(t, "\n");
 }
 
-void compare_describe(const struct isa_case *c, const struct isa_memory *before, char *out,
+void compare_describe(const struct isa_case *c, const struct isa_memory *before, char *text,
                       size_t size) {
-    struct text t = {out, size, 0};
+    struct text t = {text, size, 0};
     ZydisFormatter fmt;
     ZydisDecodedInstruction i;
     ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];

@@ -247,6 +247,12 @@ static uint64_t key_hash(const struct key *k) {
     return h ^ h >> 32;
 }
 
+static bool key_equal(const struct key *a, const struct key *b) {
+    return a->def == b->def && a->prefixes == b->prefixes && a->mode32 == b->mode32 &&
+           a->mem == b->mem && a->width == b->width && a->l == b->l && a->w == b->w &&
+           a->asize == b->asize;
+}
+
 static bool key_is_new(struct builder *b, const struct key *k) {
     for (uint64_t at = key_hash(k);; at++) {
         struct key *slot = &b->seen[at % b->slots];
@@ -254,7 +260,7 @@ static bool key_is_new(struct builder *b, const struct key *k) {
             *slot = *k;
             return true;
         }
-        if (!memcmp(slot, k, sizeof *k))
+        if (key_equal(slot, k))
             return false;
     }
 }

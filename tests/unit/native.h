@@ -37,7 +37,6 @@ struct native_frame {
 static uint8_t *native_page;
 static sigjmp_buf native_jmp;
 static volatile sig_atomic_t native_running;
-static uint32_t native_fault_mxcsr;
 
 static struct native_frame *native_frame(void) {
     return (struct native_frame *)(void *)(native_page + NATIVE_CODE);
@@ -99,6 +98,17 @@ static void rnd_fill(void *p, size_t n) {
 
 /* ---- natively ---- */
 
+/* The vector and x87 state that the fault left: the signal frame has it in XSAVE's format, its size
+ * behind a magic number (Linux, asm/sigcontext.h). */
+static void native_keep_fpu(const void *fpregs) {
+    uint8_t *out = native_frame()->out;
+    uint32_t magic, size;
+    memcpy(&magic, (const uint8_t *)fpregs + 464, 4);
+    memcpy(&size, (const uint8_t *)fpregs + 468, 4);
+    memset(out, 0, 832);
+    memcpy(out, fpregs, magic != 0x46505853 ? 512 : size - 4 < 832 ? size - 4 : 832);
+}
+
 static void native_signal(int sig, siginfo_t *info, void *context) {
     const ucontext_t *uc = context;
     (void)info;
@@ -106,7 +116,7 @@ static void native_signal(int sig, siginfo_t *info, void *context) {
         signal(sig, SIG_DFL);
         return;
     }
-    native_fault_mxcsr = uc->uc_mcontext.fpregs->mxcsr;
+    native_keep_fpu(uc->uc_mcontext.fpregs);
     siglongjmp(native_jmp, sig);
 }
 
@@ -236,7 +246,7 @@ static void native_store_fpu(const uint8_t *area, struct x86_fpu *f) {
 }
 
 /* Runs it on the processor and updates `s`. Returns 0, or the signal, and then changes nothing but
- * MXCSR. */
+ * the vector and x87 state. */
 static int native_run(struct x86_state *s, const uint8_t *insn, unsigned len) {
     struct native_frame *f = native_frame();
     const uint8_t *at = native_write(insn, len);
@@ -258,7 +268,7 @@ static int native_run(struct x86_state *s, const uint8_t *insn, unsigned len) {
     }
     native_running = 0;
     __asm__ volatile("fninit\n\tldmxcsr %0" : : "m"(f->mxcsr));
-    s->fpu.mxcsr = native_fault_mxcsr;
+    native_store_fpu(f->out, &s->fpu);
     return sig;
 }
 

@@ -98,12 +98,28 @@ static void power_button(void **state) {
     assert_int_equal(rd(f, STS, 2), 0x100);
     assert_false(f->sci.level);
     wr(f, EN, 2, 0xffff);
-    assert_int_equal(rd(f, EN, 2), 0x121);
+    assert_int_equal(rd(f, EN, 2), 0x521);
     assert_true(f->sci.level);
     wr(f, STS + 1, 1, 0x01); /* a byte at a time */
     assert_int_equal(rd(f, STS, 2), 0);
-    assert_int_equal(rd(f, EN, 2), 0x121);
+    assert_int_equal(rd(f, EN, 2), 0x521);
     assert_false(f->sci.level);
+}
+
+static void rtc_alarm(void **state) {
+    struct fixture *f = *state;
+
+    wr(f, EN, 2, 1 << 10);
+    acpi_pm_rtc_in(f->pm, 0, true);
+    assert_int_equal(rd(f, STS, 2), 0x400);
+    assert_true(f->sci.level);
+    acpi_pm_rtc_in(f->pm, 0, false);
+    assert_int_equal(rd(f, STS, 2), 0x400); /* kept until it is cleared */
+    acpi_pm_rtc_in(f->pm, 0, true);
+    wr(f, STS, 2, 0x400);
+    assert_false(f->sci.level);
+    acpi_pm_rtc_in(f->pm, 0, true); /* no edge */
+    assert_int_equal(rd(f, STS, 2), 0);
 }
 
 static void sleep_states(void **state) {
@@ -166,6 +182,7 @@ int main(void) {
         TEST(timer_runs_at_its_frequency),
         TEST(timer_status_with_the_top_bit),
         TEST(power_button),
+        TEST(rtc_alarm),
         TEST(sleep_states),
         TEST(gpe0_is_empty),
         TEST(reset_control),

@@ -76,8 +76,8 @@ static void probe_write(void *dev, uint64_t off, unsigned size, uint64_t value) 
 
 static void probe_reset(struct probe *p) {
     p->log[0] = 0;
-    for (uint8_t i = 0; i < sizeof(p->bytes); i++)
-        p->bytes[i] = i;
+    for (size_t i = 0; i < sizeof(p->bytes); i++)
+        p->bytes[i] = (uint8_t)i;
 }
 
 static const struct io_ops any = {.read = probe_read, .write = probe_write, .max_size = 8};

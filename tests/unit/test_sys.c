@@ -475,6 +475,60 @@ static void tsc_and_tsc_adjust(void **state) {
     assert_int_equal(RUN(0x0f, 0x33), EXC_GP); /* rdpmc */
 }
 
+/* ---- protection keys ---- */
+
+#define RDPKRU 0x0f, 0x01, 0xee
+#define WRPKRU 0x0f, 0x01, 0xef
+
+#define KEYED 0x40000000u /* memory once more, with protection key 3 */
+
+static void make_keyed(unsigned cpl, uint32_t pkru) {
+    make_state(cpl);
+    put(PDPT + 8, 0x87 | 3ull << 59);
+    s.cr4 |= CR4_PKE;
+    s.pkru = pkru;
+    s.gpr[RBX] = KEYED + DATA;
+    s.gpr[RDX] = 0; /* as WRPKRU wants it */
+}
+
+static void pkru_register(void **st) {
+    (void)st;
+    make_state(0);
+    assert_int_equal(RUN(RDPKRU), EXC_UD); /* CR4.PKE = 0 */
+    make_keyed(0, 0);
+    s.gpr[RAX] = 0x10;
+    assert_int_equal(RUN(WRPKRU, 0x31, 0xc0, RDPKRU), DONE); /* xor %eax,%eax between them */
+    assert_int_equal(s.gpr[RAX], 0x10);
+    make_keyed(0, 4);
+    s.gpr[RDX] = 1;
+    assert_int_equal(RUN(WRPKRU), EXC_GP);
+    assert_int_equal(s.pkru, 4);
+    make_keyed(0, 4);
+    s.gpr[RCX] = 1;
+    assert_int_equal(RUN(RDPKRU), EXC_GP);
+}
+
+static void keys_forbid(void **st) {
+    const uint32_t access = 1u << 6, write = 1u << 7;
+    (void)st;
+    make_keyed(0, write);
+    s.cr0 &= ~(uint64_t)CR0_WP;
+    assert_int_equal(RUN(0x88, 0x03), DONE); /* mov %al,(%rbx) */
+    make_keyed(0, write);
+    assert_int_equal(RUN(0x8a, 0x03, 0x88, 0x03), EXC_PF); /* may read, but not write */
+    assert_int_equal(pushed(0), 0x23);
+    assert_int_equal(s.cr2, KEYED + DATA);
+    make_keyed(3, access);
+    assert_int_equal(RUN(0x8a, 0x03), EXC_PF);
+    assert_int_equal(pushed(0), 0x25);
+    make_keyed(0, ~(access | write));
+    assert_int_equal(RUN(0x8a, 0x03, 0x88, 0x03), DONE);
+    make_keyed(0, 0);
+    s.gpr[RAX] = access;
+    assert_int_equal(RUN(0x8a, 0x0b, 0x31, 0xc9, WRPKRU, 0x8a, 0x03),
+                     EXC_PF); /* not from the TLB */
+}
+
 /* ---- system calls ---- */
 
 #define STAR ((uint64_t)(USER_CS32 & ~3) << 48 | (uint64_t)KERNEL_CS << 32)
@@ -823,7 +877,7 @@ static int group_setup(void **state) {
     mem = mem_new(RAM, 0, &e);
     if (mem && mem_add_ram(mem, GPA(0), RAM, 0, &e) == 0)
         r = mem_add_port(mem, 0x80, 1, "test", &PORT, NULL, &e);
-    if (!r || x86_cpuid_build(&cpuid, "x86-64-v2", 1, clock_tsc_hz(clk), &e) < 0)
+    if (!r || x86_cpuid_build(&cpuid, "x86-64-v2,+pku", 1, clock_tsc_hz(clk), &e) < 0)
         return -1;
     vm = engine_interp.vm_create(&(struct engine_vm_params){mem, clk, &cpuid, 1}, &e);
     cpu = engine_interp.vcpu_create(vm, 0, &e);
@@ -878,6 +932,8 @@ int main(void) {
         TEST(hints_and_caches),
         TEST(random_numbers),
         TEST(cpuid_follows_the_state),
+        TEST(pkru_register),
+        TEST(keys_forbid),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }

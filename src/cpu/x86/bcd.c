@@ -13,11 +13,11 @@ static uint8_t al(const struct x86_cpu *c) {
 
 /* OF is undefined after DAA and DAS: cleared here. */
 static void decimal_adjust(struct x86_cpu *c, bool subtract) {
-    uint8_t old = al(c), v = old;
+    uint8_t old = al(c);
     bool low = (old & 15) > 9 || c->cc & FLAG_AF, high = old > 0x99 || c->cc & FLAG_CF;
     bool borrow = subtract && low && old < 6;
     uint8_t adjust = (uint8_t)((low ? 6 : 0) + (high ? 0x60 : 0));
-    v = (uint8_t)(subtract ? old - adjust : old + adjust);
+    uint8_t v = (uint8_t)(subtract ? old - adjust : old + adjust);
     set_reg8(c, REG_OFF(RAX), v);
     c->cc = flags_of_byte(v) | (low ? FLAG_AF : 0) | (high || borrow ? FLAG_CF : 0);
 }

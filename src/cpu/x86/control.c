@@ -87,7 +87,7 @@ static uint64_t cr4_valid(const struct x86_cpuid *id) {
         {FEAT_PGE, CR4_PGE},           {FEAT_NONE, CR4_PCE},      {FEAT_FXSR, CR4_OSFXSR},
         {FEAT_SSE, CR4_OSXMMEXCPT},    {FEAT_UMIP, CR4_UMIP},     {FEAT_FSGSBASE, CR4_FSGSBASE},
         {FEAT_PCID, CR4_PCIDE},        {FEAT_XSAVE, CR4_OSXSAVE}, {FEAT_SMEP, CR4_SMEP},
-        {FEAT_SMAP, CR4_SMAP},
+        {FEAT_SMAP, CR4_SMAP},         {FEAT_PKU, CR4_PKE},       {FEAT_PKS, CR4_PKS},
     };
     uint64_t valid = 0;
     for (unsigned n = 0; n < ARRAY_LEN(known); n++)
@@ -112,9 +112,17 @@ void control_set_cr4(struct x86_cpu *c, uint64_t v) {
     if (pae_paging(c->s.cr0, v, c->s.efer) && changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP))
         mmu_load_pdptes(c, c->s.cr3);
     c->s.cr4 = v;
-    if (changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
+    if (changed &
+        (CR4_PAE | CR4_PGE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS))
         mmu_flush_all(c);
     cpu_update_mode(c);
+}
+
+void control_set_pkru(struct x86_cpu *c, uint32_t v) {
+    bool changed = c->s.pkru != v;
+    c->s.pkru = v;
+    if (changed && c->s.cr4 & CR4_PKE)
+        mmu_flush_all(c); /* the TLB holds rights with the keys taken into account */
 }
 
 /* ---- CR8 ---- */

@@ -16,6 +16,9 @@ void control_set_cr4(struct x86_cpu *c, uint64_t v);
 void control_set_cr8(struct x86_cpu *c, uint64_t v);
 uint64_t control_get_cr8(const struct x86_cpu *c);
 
+/* Also without CR4.PKE, as XRSTOR may. */
+void control_set_pkru(struct x86_cpu *c, uint32_t v);
+
 /* WRMSR to IA32_EFER: false for #GP. */
 bool control_set_efer(struct x86_cpu *c, uint64_t v);
 

@@ -116,6 +116,7 @@ static const struct component COMPONENTS[] = {
     {5, 64, 1088},   /* opmask */
     {6, 512, 1152},  /* ZMM_Hi256 */
     {7, 1024, 1664}, /* Hi16_ZMM */
+    {9, 8, 2688},    /* PKRU */
 };
 
 #define XSAVE_LEGACY_AND_HEADER 576u
@@ -276,6 +277,8 @@ void x86_cpuid_query(const struct x86_cpuid *id, unsigned index,
     out[3] = l ? l->edx : 0;
     if (leaf == 1)
         patch_identity(index, dyn, out);
+    else if (leaf == 7 && subleaf == 0)
+        out[2] |= dyn->ospke ? 1u << 4 : 0;
     else if (leaf == 0xb)
         patch_topology(index, subleaf, out);
     else if (leaf == 0xd)

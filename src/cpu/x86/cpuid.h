@@ -72,10 +72,10 @@ int x86_cpuid_build(struct x86_cpuid *id, const char *spec, unsigned vcpus, uint
 
 /*
  * Executes CPUID for vCPU `index` (its APIC id). `dynamic` carries what depends on the vCPU's
- * state: OSXSAVE, APIC enabled, XCR0 and IA32_XSS sizes.
+ * state: OSXSAVE, OSPKE, APIC enabled, XCR0 and IA32_XSS sizes.
  */
 struct x86_cpuid_dynamic {
-    bool osxsave, apic_enabled;
+    bool osxsave, ospke, apic_enabled;
     uint64_t xcr0, xss;
 };
 void x86_cpuid_query(const struct x86_cpuid *id, unsigned index,

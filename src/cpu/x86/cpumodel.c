@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "cpu/x86/cpuid.h"
+#include "cpu/x86/state.h"
 
 #define PHYS_BITS 46
 #define VIRT_BITS 48
@@ -155,9 +156,9 @@ LIST(NATIVE, FEAT_SSE3, FEAT_PCLMULQDQ, FEAT_SSSE3, FEAT_FMA, FEAT_CX16, FEAT_SS
 /* How the x87 keeps its pointers: nobody's choice, as the host's x87 does the work. */
 LIST(QUIRKS, FEAT_FDP_EXCPTN_ONLY, FEAT_FCS_FDS_DEPRECATED);
 
-/* Only when asked for: a guest that sees MONITOR would idle in MWAIT, which burns a host processor.
- */
-LIST(ON_REQUEST, FEAT_MONITOR);
+/* Only when asked for: a guest that sees MONITOR would idle in MWAIT, which burns a host processor;
+ * protection keys cost every change of rights a flush of the TLB. */
+LIST(ON_REQUEST, FEAT_MONITOR, FEAT_PKU, FEAT_PKS);
 
 /* What needs what. Sorted so that one pass is enough. */
 static const struct {
@@ -178,6 +179,7 @@ static const struct {
     {FEAT_SYSCALL, FEAT_LM},     {FEAT_PCID, FEAT_LM},
     {FEAT_X2APIC, FEAT_APIC},    {FEAT_TSC_DEADLINE, FEAT_APIC},
     {FEAT_TSC_ADJUST, FEAT_TSC}, {FEAT_RDTSCP, FEAT_TSC},
+    {FEAT_PKU, FEAT_LM},         {FEAT_PKS, FEAT_LM},
 };
 
 static void words_set_list(struct words *s, const enum x86_feature *list, size_t count) {
@@ -395,7 +397,8 @@ static int choose_features(const struct choice *ch, const struct host *h, struct
 static uint64_t xcr0_mask(const struct words *s) {
     if (!words_has(s, FEAT_XSAVE))
         return 0;
-    return words_has(s, FEAT_AVX) ? 7 : 3; /* x87, SSE, AVX */
+    return XCR0_X87 | XCR0_SSE | (words_has(s, FEAT_AVX) ? XCR0_AVX : 0) |
+           (words_has(s, FEAT_PKU) ? XCR0_PKRU : 0);
 }
 
 static void fill(struct x86_cpuid *id, enum model m, const struct host *h) {

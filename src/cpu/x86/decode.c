@@ -201,6 +201,8 @@ static enum x86_feature isa_feature(ZydisISASet set) {
         return FEAT_MONITOR;
     case ZYDIS_ISA_SET_SMAP:
         return FEAT_SMAP;
+    case ZYDIS_ISA_SET_PKU:
+        return FEAT_PKU;
     case ZYDIS_ISA_SET_SERIALIZE:
         return FEAT_SERIALIZE;
     default:

@@ -41,6 +41,7 @@ enum {
     IA32_PAT = 0x277,
     IA32_MTRR_DEF_TYPE = 0x2ff,
     IA32_TSC_DEADLINE = 0x6e0,
+    IA32_PKRS = 0x6e1,
     IA32_X2APIC_FIRST = 0x800,
     IA32_X2APIC_LAST = 0x8ff,
     IA32_XSS = 0xda0,
@@ -91,6 +92,7 @@ static const struct field FIELDS[] = {
     FIELD(IA32_FS_BASE, seg[SEG_FS].base, FEAT_LM, FIELD_CANONICAL),
     FIELD(IA32_GS_BASE, seg[SEG_GS].base, FEAT_LM, FIELD_CANONICAL),
     FIELD(IA32_KERNEL_GS_BASE, msr.kernel_gs_base, FEAT_LM, FIELD_CANONICAL),
+    FIELD(IA32_PKRS, msr.pkrs, FEAT_PKS, FIELD_32),
 };
 
 static const struct field *field_find(const struct x86_cpu *c, uint32_t index) {
@@ -110,6 +112,8 @@ static bool field_write(struct x86_cpu *c, const struct field *f, uint64_t v) {
     *field_ptr(c, f) = v;
     if (f->index == IA32_FS_BASE || f->index == IA32_GS_BASE)
         cpu_update_mode(c);
+    if (f->index == IA32_PKRS)
+        mmu_flush_all(c);
     return true;
 }
 
@@ -193,6 +197,9 @@ static bool apic_read(struct x86_cpu *c, uint32_t index, uint64_t *v) {
 }
 
 static bool apic_write(struct x86_cpu *c, uint32_t index, uint64_t v) {
+    const uint64_t extd = 1u << 10; /* reserved without x2APIC */
+    if (index == IA32_APIC_BASE && v & extd && !x86_has(c->cpuid, FEAT_X2APIC))
+        return false;
     if (!apic_exists(c, index) || !c->v.irqchip->write_msr(c->v.apic, index, v))
         return false;
     if (index == IA32_APIC_BASE)

@@ -97,6 +97,7 @@ enum {
     CR4_SMEP = 1u << 20,
     CR4_SMAP = 1u << 21,
     CR4_PKE = 1u << 22,
+    CR4_PKS = 1u << 24,
 };
 
 enum {
@@ -115,6 +116,7 @@ enum {
     XCR0_OPMASK = 1u << 5,
     XCR0_ZMM_HI256 = 1u << 6,
     XCR0_HI16_ZMM = 1u << 7,
+    XCR0_PKRU = 1u << 9,
 };
 
 /* Exception vectors. */
@@ -158,7 +160,7 @@ struct x86_fpu {
 struct x86_msrs {
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t pat, tsc_aux, misc_enable, spec_ctrl, debugctl, xss;
+    uint64_t pat, tsc_aux, misc_enable, spec_ctrl, debugctl, xss, pkrs;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_base[X86_MTRR_VAR], mtrr_mask[X86_MTRR_VAR];
     uint64_t mcg_status, mcg_ctl, tsc_adjust;
     uint64_t feature_control, arch_capabilities;
@@ -178,6 +180,7 @@ struct x86_state {
     uint64_t pdpte[4]; /* PAE paging: loaded by MOV CR3 (SDM 3A 4.4.1) */
     struct x86_msrs msr;
     int64_t tsc_offset; /* guest TSC = clock_tsc() + tsc_offset */
+    uint32_t pkru;      /* rights of the protection keys of user pages */
     struct x86_fpu fpu;
     bool nmi_blocked; /* between NMI delivery and IRET */
     /* The next eight bytes are all zero in the common case; loops test them as one word. */

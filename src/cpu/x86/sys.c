@@ -121,6 +121,26 @@ static void op_rdpmc(struct x86_cpu *c, const struct x86_insn *i) {
     gp0(c);
 }
 
+static void require_pke(struct x86_cpu *c, bool zero) {
+    if (!(c->s.cr4 & CR4_PKE))
+        cpu_raise(c, EXC_UD);
+    if (!zero)
+        gp0(c);
+}
+
+static void op_rdpkru(struct x86_cpu *c, const struct x86_insn *i) {
+    (void)i;
+    require_pke(c, !(uint32_t)c->s.gpr[RCX]);
+    c->s.gpr[RAX] = c->s.pkru;
+    c->s.gpr[RDX] = 0;
+}
+
+static void op_wrpkru(struct x86_cpu *c, const struct x86_insn *i) {
+    (void)i;
+    require_pke(c, !(uint32_t)c->s.gpr[RCX] && !(uint32_t)c->s.gpr[RDX]);
+    control_set_pkru(c, (uint32_t)c->s.gpr[RAX]);
+}
+
 static bool apic_enabled(const struct x86_cpu *c) {
     uint64_t base;
     return c->v.irqchip && c->v.irqchip->read_msr(c->v.apic, 0x1b, &base) && base >> 11 & 1;
@@ -132,6 +152,7 @@ static void op_cpuid(struct x86_cpu *c, const struct x86_insn *i) {
     uint32_t leaf = (uint32_t)c->s.gpr[RAX];
     const struct x86_cpuid_dynamic dyn = {
         .osxsave = c->s.cr4 & CR4_OSXSAVE,
+        .ospke = c->s.cr4 & CR4_PKE,
         .apic_enabled = leaf == 1 && apic_enabled(c),
         .xcr0 = c->s.xcr0,
         .xss = c->s.msr.xss,
@@ -314,6 +335,10 @@ static bool select_user(const struct x86_decode *d, struct x86_insn *i) {
         return take_if(d, FEAT_RDPID, i, op_rdpid, 0);
     case ZYDIS_MNEMONIC_RDPMC:
         return take(i, op_rdpmc, 0);
+    case ZYDIS_MNEMONIC_RDPKRU:
+        return take_if(d, FEAT_PKU, i, op_rdpkru, 0);
+    case ZYDIS_MNEMONIC_WRPKRU:
+        return take_if(d, FEAT_PKU, i, op_wrpkru, INSN_END);
     case ZYDIS_MNEMONIC_RDRAND:
         return take_if(d, FEAT_RDRAND, i, op_random, 0);
     case ZYDIS_MNEMONIC_RDSEED:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The page walk of SDM 3A chapter 4: 32-bit paging with PSE-36, PAE paging (PDPTEs from registers)
- * and 4-level paging; reserved bits, NX, WP, SMEP, SMAP; accessed and dirty flags set atomically.
+ * and 4-level paging; reserved bits, NX, WP, SMEP, SMAP, protection keys; accessed and dirty flags
+ * set atomically.
  */
 #include "cpu/x86/walk.h"
 
@@ -30,6 +31,7 @@ struct path {
     unsigned levels;
     bool wide; /* 8-byte entries */
     bool w, u, nx;
+    uint32_t keys; /* what key_denies() says */
     uint64_t page_bytes, base;
 };
 
@@ -132,14 +134,28 @@ static uint32_t path_4level(struct x86_cpu *c, uint64_t lin, struct path *p) {
     return path_directory(c, e & PTE_ADDR, lin, p, rsvd);
 }
 
+/* What the page's protection key forbids to data accesses (SDM 3A 4.6.2): the access and write
+ * disable bits that count here. */
+static uint32_t key_denies(const struct x86_cpu *c, unsigned kind, const struct path *p) {
+    enum { ACCESS = 1, WRITE = 2 };
+    if (!c->lma || !(c->s.cr4 & (p->u ? CR4_PKE : CR4_PKS)))
+        return 0;
+    uint64_t rights = p->u ? c->s.pkru : c->s.msr.pkrs;
+    bool writes_count = kind == TLB_USER || c->s.cr0 & CR0_WP;
+    unsigned key = p->e[p->levels - 1].value >> 59 & 15;
+    return rights >> 2 * key & (writes_count ? ACCESS | WRITE : ACCESS);
+}
+
 static bool may_read(const struct x86_cpu *c, unsigned kind, const struct path *p) {
+    if (p->keys & 1)
+        return false;
     if (kind == TLB_USER)
         return p->u;
     return !p->u || kind == TLB_SUPER_AC || !(c->s.cr4 & CR4_SMAP);
 }
 
 static bool may_write(const struct x86_cpu *c, unsigned kind, const struct path *p) {
-    if (!may_read(c, kind, p))
+    if (!may_read(c, kind, p) || p->keys)
         return false;
     return p->w || (kind != TLB_USER && !(c->s.cr0 & CR0_WP));
 }
@@ -186,6 +202,11 @@ static uint32_t access_error(const struct x86_cpu *c, unsigned kind, unsigned ac
            (access & WALK_FETCH && (nx || c->s.cr4 & CR4_SMEP) ? PF_I : 0);
 }
 
+static uint32_t key_error(const struct path *p, unsigned access) {
+    bool denied = access & WALK_FETCH ? 0 : access & WALK_W ? p->keys : p->keys & 1;
+    return denied ? PF_PK : 0;
+}
+
 static uint32_t path_find(struct x86_cpu *c, uint64_t lin, struct path *p) {
     *p = (struct path){.w = true, .u = true, .wide = c->s.cr4 & CR4_PAE};
     return c->lma ? path_4level(c, lin, p) : p->wide ? path_pae(c, lin, p) : path_32(c, lin, p);
@@ -207,11 +228,12 @@ uint32_t walk(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned access, s
         uint32_t fault = path_find(c, lin, &p);
         if (fault)
             return fault | access_error(c, kind, access);
+        p.keys = key_denies(c, kind, &p);
         bool ok = access & WALK_FETCH ? may_fetch(c, kind, &p)
                   : write             ? may_write(c, kind, &p)
                                       : may_read(c, kind, &p);
         if (!ok)
-            return WALK_FAULT | PF_P | access_error(c, kind, access);
+            return WALK_FAULT | PF_P | access_error(c, kind, access) | key_error(&p, access);
     } while (!path_mark(c, &p, write));
     uint64_t leaf = p.e[p.levels - 1].value;
     *w = (struct walk){

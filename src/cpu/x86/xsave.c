@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * FXSAVE, FXRSTOR, the XSAVE family, XGETBV and XSETBV, for x87, SSE and AVX state. SDM 1
- * chapters 10.5 and 13.
+ * FXSAVE, FXRSTOR, the XSAVE family, XGETBV and XSETBV, for x87, SSE, AVX and PKRU state.
+ * SDM 1 chapters 10.5 and 13.
  *
  * XINUSE is exact: a component is in use when it is not in its initial configuration. XSAVEOPT and
  * XSAVES have no modified optimization (a processor may have none).
  */
+#include "cpu/x86/control.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/x87.h"
 
@@ -13,6 +14,8 @@
 #define HEADER 512
 #define AVX_OFFSET 576 /* in the compacted format, too: nothing comes before it */
 #define AVX_SIZE 256
+#define PKRU_OFFSET 2688 /* in the standard format; the compacted one has it behind AVX */
+#define PKRU_SIZE 8
 #define MXCSR_RESERVED 0xffff0000u
 #define MXCSR_INIT 0x1f80u
 #define FCW_INIT 0x37f
@@ -193,6 +196,8 @@ static uint64_t components_in_use(const struct x86_cpu *c) {
         if (!all_zero(f->zmm[n] + 16, 16))
             used |= XCR0_AVX;
     }
+    if (c->s.pkru)
+        used |= XCR0_PKRU;
     return used;
 }
 
@@ -256,6 +261,11 @@ static void write_header(struct x86_cpu *c, const struct x86_insn *i, uint64_t l
     mmu_write(c, lin + HEADER, header, s->compact ? 16 : 8, i->seg);
 }
 
+/* `components`: those that the area has room for. */
+static unsigned pkru_offset(uint64_t components, bool compact) {
+    return !compact ? PKRU_OFFSET : AVX_OFFSET + (components & XCR0_AVX ? AVX_SIZE : 0);
+}
+
 static void write_area(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
                        const struct save *s) {
     bool mxcsr = s->compact ? s->write & XCR0_SSE : s->rfbm & (XCR0_SSE | XCR0_AVX);
@@ -265,11 +275,26 @@ static void write_area(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin
         avx_to_image(c, i, image);
         mmu_write(c, lin + AVX_OFFSET, image, 16 * visible_registers(i), i->seg);
     }
+    if (s->write & XCR0_PKRU)
+        mmu_st64(c, lin + pkru_offset(s->rfbm, s->compact), c->s.pkru, i->seg);
     write_header(c, i, lin, s);
 }
 
-static unsigned area_size(uint64_t components) {
-    return components & XCR0_AVX ? AVX_OFFSET + AVX_SIZE : AVX_OFFSET;
+/* How far `components` reach; `pkru` is where that one lies. */
+static unsigned area_size(uint64_t components, unsigned pkru) {
+    return components & XCR0_PKRU  ? pkru + PKRU_SIZE
+           : components & XCR0_AVX ? AVX_OFFSET + AVX_SIZE
+                                   : AVX_OFFSET;
+}
+
+/* Checks the whole of what a save may write. What lies between AVX and PKRU is not touched. */
+static uint64_t probe_area(struct x86_cpu *c, const struct x86_insn *i, uint64_t components,
+                           unsigned pkru) {
+    uint64_t lin = xsave_area(c, i, area_size(components, pkru), true);
+    mmu_probe(c, lin, area_size(components & ~(uint64_t)XCR0_PKRU, 0), true, i->seg);
+    if (components & XCR0_PKRU)
+        mmu_probe(c, lin + pkru, PKRU_SIZE, true, i->seg);
+    return lin;
 }
 
 /* ---- XSAVE, XSAVEOPT ---- */
@@ -277,8 +302,7 @@ static unsigned area_size(uint64_t components) {
 static void xsave_standard(struct x86_cpu *c, const struct x86_insn *i, bool optimized) {
     require_xsave(c);
     uint64_t rfbm = requested(c, c->s.xcr0), used = components_in_use(c);
-    uint64_t lin = xsave_area(c, i, area_size(rfbm), true);
-    mmu_probe(c, lin, area_size(rfbm), true, i->seg);
+    uint64_t lin = probe_area(c, i, rfbm, PKRU_OFFSET);
     uint64_t old = mmu_ld64(c, lin + HEADER, i->seg);
     struct save s = {
         .rfbm = rfbm,
@@ -302,8 +326,7 @@ static void xsave_compact(struct x86_cpu *c, const struct x86_insn *i, uint64_t 
     uint64_t rfbm = requested(c, enabled), saved = rfbm & components_in_use(c);
     if (c->s.fpu.mxcsr != MXCSR_INIT)
         saved |= rfbm & XCR0_SSE;
-    uint64_t lin = xsave_area(c, i, area_size(saved), true);
-    mmu_probe(c, lin, area_size(saved), true, i->seg);
+    uint64_t lin = probe_area(c, i, saved, pkru_offset(rfbm, true));
     write_area(c, i, lin,
                &(struct save){.rfbm = rfbm, .write = saved, .bv = saved, .compact = true});
 }
@@ -388,9 +411,11 @@ static void xrstor(struct x86_cpu *c, const struct x86_insn *i, uint64_t enabled
     if (!ok)
         cpu_raise_err(c, EXC_GP, 0);
     uint64_t load = get64(h) & rfbm;
+    unsigned pkru_at = pkru_offset(get64(h + 8), compact);
+    lin = xsave_area(c, i, area_size(load, pkru_at), false);
     if (load & XCR0_AVX)
-        mmu_read(c, xsave_area(c, i, area_size(load), false) + AVX_OFFSET, image + AVX_OFFSET,
-                 16 * visible_registers(i), i->seg);
+        mmu_read(c, lin + AVX_OFFSET, image + AVX_OFFSET, 16 * visible_registers(i), i->seg);
+    uint32_t pkru = load & XCR0_PKRU ? mmu_ld32(c, lin + pkru_at, i->seg) : 0;
     c->s.fpu.mxcsr = restored_mxcsr(c, image, rfbm, compact);
     if (rfbm & XCR0_X87)
         restore_x87(c, i, image, load & XCR0_X87);
@@ -398,6 +423,8 @@ static void xrstor(struct x86_cpu *c, const struct x86_insn *i, uint64_t enabled
         restore_sse(c, i, image, load & XCR0_SSE);
     if (rfbm & XCR0_AVX)
         restore_avx(c, i, image, load & XCR0_AVX);
+    if (rfbm & XCR0_PKRU)
+        control_set_pkru(c, pkru);
 }
 
 static void op_xrstor(struct x86_cpu *c, const struct x86_insn *i) {
@@ -483,7 +510,7 @@ static x86_op_fn *pick(ZydisMnemonic m) {
 bool select_xsave(const struct x86_decode *d, struct x86_insn *i) {
     i->fn = pick(d->zi->mnemonic);
     i->aux = d->zi->raw.rex.W;
-    if (i->fn == op_xsetbv)
-        i->flags |= INSN_END;
+    if (i->fn == op_xsetbv || i->fn == op_xrstor || i->fn == op_xrstors)
+        i->flags |= INSN_END; /* what may be accessed may change with PKRU */
     return i->fn != NULL;
 }
