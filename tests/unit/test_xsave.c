@@ -205,6 +205,33 @@ static void test_supervisor(void **state) {
     assert_memory_equal(&cpu->s.fpu, &s.fpu, sizeof s.fpu);
 }
 
+/* PKRU lies at 2688 in the standard format, and behind AVX, or without it, in the compacted one. */
+static void test_pkru(void **state) {
+    const struct {
+        uint8_t save;
+        unsigned rfbm, at;
+    } CASES[] = {{0xae, 0x200, 2688}, {0xc7, 0x204, 832}, {0xc7, 0x200, 576}};
+    (void)state;
+    cpu->s.xcr0 |= XCR0_PKRU;
+    for (unsigned n = 0; n < ARRAY_LEN(CASES); n++) {
+        uint64_t image, bv;
+        memset(ram, 0, PAGE_SIZE);
+        cpu->s.pkru = 0x12345678;
+        assert_int_equal(RUN_AT(3, CASES[n].rfbm, 0, 0x0f, CASES[n].save, 0x23), -1);
+        memcpy(&image, ram + CASES[n].at, 8);
+        assert_int_equal(image, 0x12345678);
+        memcpy(&bv, ram + 512, 8);
+        assert_true(bv & XCR0_PKRU);
+        cpu->s.pkru = 0;
+        assert_int_equal(RUN_AT(3, XCR0_PKRU, 0, 0x0f, 0xae, 0x2b), -1); /* xrstor */
+        assert_int_equal(cpu->s.pkru, 0x12345678);
+        put64(512, 0);
+        assert_int_equal(RUN_AT(3, XCR0_PKRU, 0, 0x0f, 0xae, 0x2b), -1);
+        assert_int_equal(cpu->s.pkru, 0);
+    }
+    cpu->s.xcr0 = 7;
+}
+
 static void test_task_switched(void **state) {
     (void)state;
     cpu->s.cr0 |= CR0_TS;
@@ -229,6 +256,7 @@ int main(void) {
         cmocka_unit_test(test_fxsave),     cmocka_unit_test(test_xsave),
         cmocka_unit_test(test_xsetbv),     cmocka_unit_test(test_xgetbv_in_use),
         cmocka_unit_test(test_supervisor), cmocka_unit_test(test_task_switched),
+        cmocka_unit_test(test_pkru),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }
