@@ -57,8 +57,8 @@ enum {
     VCPU_EVENT_SMI = 1u << 4,  /* dropped: there is no SMM */
     VCPU_EVENT_STOP = 1u << 5, /* loop: leave run() and wait (pause, debugger, shutdown) */
     /*
-     * Another NMI that came before the engine saw the first; vcpu_raise() sets it. A processor takes
-     * the first at the next instruction and holds the second: only a third is lost.
+     * Another NMI that came before the engine saw the first; vcpu_raise() sets it. A processor
+     * takes the first at the next instruction and holds the second: only a third is lost.
      */
     VCPU_EVENT_NMI_2 = 1u << 6,
 };
