@@ -50,10 +50,11 @@ struct bt_exit {
     struct bt_block *block;
     uint8_t *jump;  /* displacement of the jump that goes here while unchained (writable) */
     int32_t target; /* relative to the page's linear address */
+    bool vector;    /* what follows wants the guest's vector registers in the host's */
 };
 
 struct bt_block {
-    uint64_t key;       /* backing offset of the first byte << 2 | TLB kind */
+    uint64_t key;       /* backing offset of the first byte << 3 | vector << 2 | TLB kind */
     uint32_t page, gen; /* backing page, its generation when it was translated */
     uint64_t code;      /* entry (executable) */
     uint8_t *entry;     /* the same, writable: a 5-byte NOP, or a jump to `dead` */
@@ -78,13 +79,17 @@ struct bt_cpu {
     uint64_t mask_tlb, mask_above,
         mask_jump;            /* for PEXT: page index, bits from 12 on, jump index */
     uint64_t call_out, leave; /* addresses of the two below */
-    bool code_written;        /* a page with translated code was, by this vCPU */
-    _Atomic bool in_code;     /* between entering and leaving translated code, calls out included */
+    bool vector;        /* code that runs now has the guest's vector registers in the host's */
+    bool vector_wanted; /* the block that was left ended before a vector instruction */
+    uint32_t host_mxcsr;
+    bool code_written;    /* a page with translated code was, by this vCPU */
+    _Atomic bool in_code; /* between entering and leaving translated code, calls out included */
     struct bt_exit *link_exit; /* the exit through which the code was left, or NULL */
     struct bt_cache *cache;
     uint64_t seen_space; /* asid and paging generation of the inline TLB's contents */
     uint64_t seen_context;
     const struct tlb_entry *seen_tlb; /* c.tlb for context_key */
+    bool seen_vector;
     uint64_t next_key;
     uint64_t stat_tramp, stat_blocks, stat_exits, stat_fill;
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
@@ -94,6 +99,10 @@ struct bt_cpu {
 #define BT_POLL_STOP 16ull /* never mapped */
 #define BT_OFF(field) ((uint32_t)offsetof(struct bt_cpu, field))
 #define BT_GPR(n) ((uint32_t)offsetof(struct bt_cpu, c.s.gpr) + 8u * (n))
+
+#define BT_KEY_SHIFT 3
+#define BT_KEY_VECTOR 4u
+#define BT_KEY_MODE 7u /* the bits that are no address */
 
 /* TLB_SUPER, TLB_USER, TLB_SUPER_AC or TLB_OFF: what accesses go through now. */
 static inline unsigned bt_tlb_kind(const struct x86_cpu *c) {

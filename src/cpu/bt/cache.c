@@ -129,7 +129,8 @@ static struct bt_block *block_make(struct bt_cpu *b, const uint8_t *host, uint64
     struct bt_block *k = block_alloc(b->cache);
     if (!k)
         return NULL;
-    *k = (struct bt_block){.key = key, .page = (uint32_t)(key >> 2 >> PAGE_SHIFT), .gen = gen};
+    *k = (struct bt_block){
+        .key = key, .page = (uint32_t)(key >> BT_KEY_SHIFT >> PAGE_SHIFT), .gen = gen};
     if (!bt_translate(b, k, host))
         return NULL;
     *again = !mem_code_commit(b->c.mem, k->page);
@@ -140,7 +141,8 @@ static struct bt_block *block_make(struct bt_cpu *b, const uint8_t *host, uint64
 
 struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host) {
     struct bt_cache *cache = b->cache;
-    uint64_t key = (uint64_t)(host - b->c.ram) << 2 | bt_tlb_kind(&b->c);
+    uint64_t key = (uint64_t)(host - b->c.ram) << BT_KEY_SHIFT | (b->vector ? BT_KEY_VECTOR : 0) |
+                   bt_tlb_kind(&b->c);
     struct bt_block *k;
     bool again;
     do {
@@ -151,7 +153,7 @@ struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host) {
         if (k)
             return k;
         /* May stop the other vCPUs, who may want the lock first. */
-        uint32_t gen = mem_code_begin(b->c.mem, key >> 2 >> PAGE_SHIFT);
+        uint32_t gen = mem_code_begin(b->c.mem, key >> BT_KEY_SHIFT >> PAGE_SHIFT);
         pthread_mutex_lock(&cache->lock);
         k = block_make(b, host, key, gen, &again);
         pthread_mutex_unlock(&cache->lock);

@@ -40,21 +40,53 @@
     M(2, rdx)                                                                                      \
     M(3, rbx)                                                                                      \
     M(5, rbp)                                                                                      \
-    M(6, rsi) M(7, rdi) M(8, r8) M(9, r9) M(10, r10) M(11, r11) M(12, r12) M(13, r13) M(14, r14)   \
-        M(15, r15)
+    M(6, rsi)                                                                                      \
+    M(7, rdi) M(8, r8) M(9, r9) M(10, r10) M(11, r11) M(12, r12) M(13, r13) M(14, r14) M(15, r15)
 #define STORE_GPR(n, r) "movq %%" #r ", %%gs:%c[gpr" #n "]\n\t"
 #define LOAD_GPR(n, r) "movq %%gs:%c[gpr" #n "], %%" #r "\n\t"
 
 #define OPERANDS                                                                                   \
     [cc] "i"(offsetof(struct bt_cpu, c.cc)), [host] "i"(BT_OFF(host_rsp)),                         \
         [to] "i"(BT_OFF(jump_to)), [link] "i"(BT_OFF(link_exit)), [save] "i"(BT_OFF(save_rax)),    \
-        GPR(0), GPR(1), GPR(2), GPR(3), GPR(4), GPR(5), GPR(6), GPR(7), GPR(8), GPR(9), GPR(10),   \
-        GPR(11), GPR(12), GPR(13), GPR(14), GPR(15)
+        [vector] "i"(BT_OFF(vector)), [zmm] "i"(BT_OFF(c.s.fpu.zmm)),                              \
+        [mxcsr] "i"(BT_OFF(c.s.fpu.mxcsr)), [hostmxcsr] "i"(BT_OFF(host_mxcsr)), GPR(0), GPR(1),   \
+        GPR(2), GPR(3), GPR(4), GPR(5), GPR(6), GPR(7), GPR(8), GPR(9), GPR(10), GPR(11), GPR(12), \
+        GPR(13), GPR(14), GPR(15)
+
+/* Sixteen registers of 64 bytes, of which the lower halves are in use. */
+#define EACH_YMM(M)                                                                                \
+    M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
+#define STORE_YMM(n) "vmovdqu %%ymm" #n ", %%gs:%c[zmm]+64*" #n "\n\t"
+#define LOAD_YMM(n) "vmovdqu %%gs:%c[zmm]+64*" #n ", %%ymm" #n "\n\t"
+
+/*
+ * RAX is free. MXCSR is loaded only where it differs: arithmetic right behind LDMXCSR is slow
+ * (thunk.c).
+ */
+#define VECTORS_OUT                                                                                \
+    "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
+    "je 7f\n\t" EACH_YMM(STORE_YMM) "vzeroupper\n\t"                                               \
+                                    "stmxcsr %%gs:%c[mxcsr]\n\t"                                   \
+                                    "movl %%gs:%c[mxcsr], %%eax\n\t"                               \
+                                    "xorl %%gs:%c[hostmxcsr], %%eax\n\t"                           \
+                                    "testl $0xffc0, %%eax\n\t"                                     \
+                                    "jz 7f\n\t"                                                    \
+                                    "ldmxcsr %%gs:%c[hostmxcsr]\n\t"                               \
+                                    "7:\n\t"
+
+#define VECTORS_IN                                                                                 \
+    "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
+    "je 8f\n\t" EACH_YMM(LOAD_YMM) "stmxcsr %%gs:%c[hostmxcsr]\n\t"                                \
+                                   "movl %%gs:%c[mxcsr], %%eax\n\t"                                \
+                                   "cmpl %%gs:%c[hostmxcsr], %%eax\n\t"                            \
+                                   "je 8f\n\t"                                                     \
+                                   "ldmxcsr %%gs:%c[mxcsr]\n\t"                                    \
+                                   "8:\n\t"
 
 #define RESUME                                                                                     \
-    CC_TO_FLAGS EACH_BUT_RAX_RSP(LOAD_GPR) "movq %%gs:%c[gpr0], %%rax\n\t"                         \
-                                           "movq %%gs:%c[gpr4], %%rsp\n\t"                         \
-                                           "jmpq *%%gs:%c[to]\n\t"
+    VECTORS_IN CC_TO_FLAGS EACH_BUT_RAX_RSP(LOAD_GPR) "movq %%gs:%c[gpr0], %%rax\n\t"              \
+                                                      "movq %%gs:%c[gpr4], %%rsp\n\t"              \
+                                                      "jmpq *%%gs:%c[to]\n\t"
 
 #define RETURN                                                                                     \
     "popq %%rdi\n\t"                                                                               \
@@ -79,7 +111,7 @@ __attribute__((naked)) void bt_leave(void) {
     __asm__("movq %%rax, %%gs:%c[link]\n\t"
             "movq %%gs:%c[save], %%rax\n\t"
             "movq %%rax, %%gs:%c[gpr0]\n\t"
-            "movq %%rsp, %%gs:%c[gpr4]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC
+            "movq %%rsp, %%gs:%c[gpr4]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC VECTORS_OUT
             "movq %%gs:%c[host], %%rsp\n\t" RETURN
             :
             : OPERANDS);
@@ -90,7 +122,7 @@ __attribute__((naked)) void bt_leave(void) {
  * behind the call. At this point RSP is 16-byte aligned.
  */
 __attribute__((naked)) void bt_call_out(void) {
-    __asm__("movq %%rax, %%gs:%c[gpr0]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC
+    __asm__("movq %%rax, %%gs:%c[gpr0]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC VECTORS_OUT
             "popq %%rax\n\t"
             "movq (%%rax), %%rsi\n\t"
             "addq $8, %%rax\n\t"

@@ -52,13 +52,15 @@ static void context_changed(struct bt_cpu *b) {
             tlb_clear(&b->tlb[k]);
         b->seen_space = space;
     }
-    if (b->c.context != b->seen_context && ++b->next_key >> 14) {
+    if (b->c.context != b->seen_context && ++b->next_key >> 13) {
         jumps_clear(b);
         b->next_key = 1;
     }
     b->seen_context = b->c.context;
     b->seen_tlb = b->c.tlb;
-    b->context_key = (b->next_key << 2 | bt_tlb_kind(&b->c)) << 48;
+    b->seen_vector = b->vector;
+    b->context_key = (b->next_key << 3 | (b->vector ? BT_KEY_VECTOR : 0) | bt_tlb_kind(&b->c))
+                     << 48;
 }
 
 static void tlb_learn(struct bt_cpu *b, uint64_t lin) {
@@ -157,6 +159,17 @@ static void world_go(struct engine_vm *vm) {
 
 /* ---- calls out of translated code ---- */
 
+/*
+ * Whether vector instructions may run in place: enabled, as AVX is, and with every exception
+ * masked, so that they can raise nothing but what their memory operands do.
+ */
+static bool vector_usable(const struct x86_cpu *c) {
+    const uint32_t masks = 0x1f80;
+    bool sse = !(c->s.cr0 & (CR0_EM | CR0_TS)) && c->s.cr4 & CR4_OSFXSR;
+    bool avx = c->s.cr4 & CR4_OSXSAVE && c->s.xcr0 & XCR0_AVX;
+    return sse && (avx || !x86_has(c->cpuid, FEAT_AVX)) && (c->s.fpu.mxcsr & masks) == masks;
+}
+
 static uint64_t operand_linear(struct bt_cpu *b, const struct bt_site *s) {
     struct x86_cpu *c = &b->c;
     if (s->operand == BT_PUSH)
@@ -178,7 +191,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     c->s.rip = c->next;
     c->icount++;
     if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
-        c->tlb != b->seen_tlb || interp_needs_attention(c))
+        c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || interp_needs_attention(c))
         return false;
     if (s->operand != BT_NONE)
         tlb_learn(b, lin);
@@ -194,7 +207,7 @@ static bool runs_translated(const struct x86_cpu *c) {
 static void link_exit(struct bt_cpu *b, const struct bt_block *to, uint64_t page) {
     struct bt_exit *x = b->link_exit;
     if (!x || !x->jump || !x->block->alive || x->block->page != to->page || page != b->page ||
-        (x->block->key & 3) != (to->key & 3))
+        (x->block->key ^ to->key) & BT_KEY_MODE)
         return;
     int32_t rel = (int32_t)(to->entry - (x->jump + 4));
     __atomic_store_n((int32_t *)(void *)x->jump, rel, __ATOMIC_RELAXED);
@@ -246,13 +259,30 @@ static void enter(struct bt_cpu *b, const struct bt_block *k) {
     b->stat_blocks++;
     bt_enter(b, k->code);
     code_left(b);
-    if (b->link_exit)
+    if (b->link_exit) {
         b->c.s.rip = b->page + (uint64_t)(int64_t)b->link_exit->target;
+        b->vector_wanted = b->link_exit->vector;
+    }
+}
+
+/* User code that uses vectors keeps them in the host's registers; a kernel, only as long as it
+ * does. */
+static void choose_vector(struct bt_cpu *b) {
+    bool keep = b->vector && b->c.cpl == 3;
+    b->vector = (keep || b->vector_wanted) && vector_usable(&b->c);
 }
 
 static void run_code(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
-    if (c->context != b->seen_context || c->tlb != b->seen_tlb)
+    bool wanted = b->vector_wanted;
+    choose_vector(b);
+    b->vector_wanted = false;
+    if (wanted && !b->vector) {
+        b->link_exit = NULL;
+        interp_run_block(c); /* raises what has to be raised */
+        return;
+    }
+    if (c->context != b->seen_context || c->tlb != b->seen_tlb || b->vector != b->seen_vector)
         context_changed(b);
     struct bt_block *k = next_block(b);
     if (!k) {
@@ -336,6 +366,7 @@ static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
     int why = setjmp(c->jmp);
     code_left(b);
     interp_left_block(c);
+    b->vector_wanted = false;
     b->link_exit = NULL;
     if (why == JMP_FAULT)
         exc_deliver(c);
@@ -367,8 +398,8 @@ static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
 static int bt_probe(struct err *e) {
     unsigned eax, ebx = 0, ecx, edx;
     __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);
-    if (!(ebx & bit_BMI2))
-        return err_set(e, 0, "engine bt: this processor has no BMI2; use --engine interp");
+    if (!(ebx & bit_BMI2) || !__builtin_cpu_supports("avx2"))
+        return err_set(e, 0, "this processor has no AVX2 and BMI2; use --engine interp");
     return 0;
 }
 

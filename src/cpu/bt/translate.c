@@ -18,6 +18,7 @@ enum kind {
     COPY,
     ROTATE,
     MEM,
+    VECTOR, /* wants the vector registers, which this block does not have */
     LEA,
     PUSH,
     POP,
@@ -59,6 +60,7 @@ struct tr {
     unsigned s0, s1; /* scratch registers that the block does not use */
     bool rcx_free;   /* RCX is a third one */
     unsigned tlb_kind;
+    bool vector; /* the guest's vector registers are in the host's */
     struct cold cold[BLOCK_INSNS * 3];
     unsigned colds;
 };
@@ -190,7 +192,7 @@ static bool memory_simple(const struct item *it) {
             return false;
     bool moffs =
         m->mem.base == ZYDIS_REGISTER_NONE && m->mem.disp.value != (int32_t)m->mem.disp.value;
-    return it->zi.address_width == 64 && !moffs && it->zi.raw.modrm.offset && m->size <= 128;
+    return it->zi.address_width == 64 && !moffs && it->zi.raw.modrm.offset && m->size <= 256;
 }
 
 static bool same_shape(const struct tr *t, const struct item *it) {
@@ -199,6 +201,59 @@ static bool same_shape(const struct tr *t, const struct item *it) {
             it->zi.meta.category == ZYDIS_CATEGORY_CMOV ||
             it->zi.meta.category == ZYDIS_CATEGORY_SETCC) &&
            gpr_operands(it);
+}
+
+/* ---- vector instructions ---- */
+
+static bool gpr_index(ZydisRegister r) {
+    return r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15;
+}
+
+static bool is_vector_register(const ZydisDecodedOperand *op) {
+    return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_XMM0 &&
+           op->reg.value <= ZYDIS_REGISTER_YMM31;
+}
+
+static bool is_plain_register(const ZydisDecodedOperand *op) {
+    return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_AL &&
+           op->reg.value <= ZYDIS_REGISTER_R15;
+}
+
+/* Hidden ones may be flags, MXCSR or general registers, but no memory. */
+static bool vector_operand_ok(const ZydisDecodedOperand *op) {
+    bool hidden = op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+    if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
+        return !hidden && (op->mem.index == ZYDIS_REGISTER_NONE || gpr_index(op->mem.index));
+    return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE || hidden || is_vector_register(op) ||
+           is_plain_register(op);
+}
+
+/* Element-wise faults, or state that is not in the registers. */
+static bool vector_special(ZydisMnemonic m) {
+    switch (m) {
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool is_vector(const struct item *it) {
+    bool any =
+        it->zi.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || it->zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+    bool legacy = it->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+    if ((!legacy && it->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
+        vector_special(it->zi.mnemonic))
+        return false;
+    for (unsigned n = 0; n < it->zi.operand_count; n++) {
+        if (!vector_operand_ok(&it->op[n]))
+            return false;
+        any |= is_vector_register(&it->op[n]);
+    }
+    return any;
 }
 
 static bool push_pop_simple(const struct item *it) {
@@ -273,6 +328,8 @@ static enum kind classify(const struct tr *t, const struct item *it) {
     default:
         break;
     }
+    if (is_vector(it) && (!memory_operand(it) || memory_simple(it)))
+        return !t->vector ? VECTOR : memory_operand(it) ? MEM : COPY;
     if (is_rotate(it) && gpr_operands(it))
         return ROTATE;
     if (!same_shape(t, it))
@@ -295,7 +352,7 @@ static unsigned gpr_bit(ZydisRegister r) {
 
 static unsigned item_uses(const struct item *it) {
     unsigned used = 0;
-    if (it->kind == OUT || it->kind == LAST || it->kind == SKIP)
+    if (it->kind == OUT || it->kind == LAST || it->kind == SKIP || it->kind == VECTOR)
         return 0; /* finds all registers as the guest has them */
     for (unsigned n = 0; n < it->zi.operand_count; n++) {
         const ZydisDecodedOperand *op = &it->op[n];
@@ -349,7 +406,7 @@ static bool collect(struct tr *t, const uint8_t *host) {
         it->kind = classify(t, it);
         off += i->len;
         t->count++;
-        if (it->kind == LAST || it->kind >= JMP)
+        if (it->kind == LAST || it->kind == VECTOR || it->kind >= JMP)
             break;
     }
     while (t->count > 1 && !pick_scratch(t))
@@ -486,8 +543,8 @@ static void emit_copy(struct tr *t, const struct item *it) {
     emit_bytes(&t->e, it->bytes, it->insn->len);
 }
 
-/* The instruction itself with [s0 + s1] for its memory operand. */
-static void emit_with_memory(struct tr *t, const struct item *it) {
+/* Prefixes and opcode with REX, for [s0 + s1]. */
+static void emit_legacy_head(struct tr *t, const struct item *it) {
     const ZydisDecodedInstruction *zi = &it->zi;
     struct emit *e = &t->e;
     for (unsigned n = 0; n < zi->raw.prefix_count; n++) {
@@ -495,16 +552,35 @@ static void emit_with_memory(struct tr *t, const struct item *it) {
         if (p == 0x66 || p == 0xf2 || p == 0xf3 || p == 0xf0)
             emit8(e, p);
     }
-    unsigned reg = zi->raw.modrm.reg;
     emit8(e, REX | (unsigned)zi->raw.rex.W * REX_W | (unsigned)zi->raw.rex.R * REX_R |
                  (t->s1 >> 3) * REX_X | (t->s0 >> 3) * REX_B);
     if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
         emit8(e, 0x0f);
     if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F38)
         emit8(e, 0x38);
-    EMIT(e, zi->opcode, 0x04 | reg << 3, (t->s1 & 7) << 3 | (t->s0 & 7));
+    if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+        emit8(e, 0x3a);
+}
+
+/* The same with a three-byte VEX, whose R, X and B are inverted (SDM 2A 2.3.5). */
+static void emit_vex_head(struct tr *t, const struct item *it) {
+    const uint8_t *vex = it->bytes + it->zi.raw.vex.offset;
+    bool two = it->zi.raw.vex.size == 2;
+    unsigned x = t->s1 >> 3 ? 0 : 0x40, b = t->s0 >> 3 ? 0 : 0x20;
+    unsigned map = two ? 1 : vex[1] & 0x1f, last = two ? vex[1] & 0x7f : vex[2];
+    EMIT(&t->e, 0xc4, (vex[1] & 0x80) | x | b | map, last);
+}
+
+/* The instruction itself with [s0 + s1] for its memory operand. */
+static void emit_with_memory(struct tr *t, const struct item *it) {
+    const ZydisDecodedInstruction *zi = &it->zi;
+    if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+        emit_vex_head(t, it);
+    else
+        emit_legacy_head(t, it);
+    EMIT(&t->e, zi->opcode, 0x04 | zi->raw.modrm.reg << 3, (t->s1 & 7) << 3 | (t->s0 & 7));
     if (zi->raw.imm[0].size)
-        emit_bytes(e, it->bytes + zi->raw.imm[0].offset, zi->raw.imm[0].size / 8);
+        emit_bytes(&t->e, it->bytes + zi->raw.imm[0].offset, zi->raw.imm[0].size / 8);
 }
 
 static void emit_mem(struct tr *t, const struct item *it) {
@@ -649,14 +725,20 @@ static void emit_go(struct tr *t) {
     emit32(&t->e, BT_OFF(jump_to));
 }
 
+static struct bt_exit *exit_new(struct tr *t, int64_t target) {
+    struct bt_exit *exit = bt_cache_alloc(t->b->cache, sizeof *exit);
+    if (exit)
+        *exit = (struct bt_exit){.block = t->block, .target = (int32_t)target};
+    else
+        t->e.full = true;
+    return exit;
+}
+
 /* To a fixed place relative to the page. */
 static void emit_exit(struct tr *t, const struct item *it, int64_t target, bool poll) {
-    struct bt_exit *exit = bt_cache_alloc(t->b->cache, sizeof *exit);
-    if (!exit) {
-        t->e.full = true;
+    struct bt_exit *exit = exit_new(t, target);
+    if (!exit)
         return;
-    }
-    *exit = (struct bt_exit){.block = t->block, .target = (int32_t)target};
     struct cold *cold = cold_new(t, it);
     cold->exit = exit;
     if (poll)
@@ -766,10 +848,10 @@ static void emit_call_to(struct tr *t, const struct item *it) {
 
 /* ---- behind the block ---- */
 
-static void emit_leave_stub(struct tr *t, const struct cold *cold) {
+static void emit_leave_stub(struct tr *t, const struct bt_exit *exit) {
     emit_gs(&t->e, OP_STORE, RAX, BT_OFF(save_rax));
     EMIT(&t->e, 0x48, 0xb8); /* mov rax, imm64 */
-    emit64(&t->e, (uint64_t)(uintptr_t)cold->exit);
+    emit64(&t->e, (uint64_t)(uintptr_t)exit);
     EMIT(&t->e, 0x65, 0xff, 0x24, 0x25);
     emit32(&t->e, BT_OFF(leave));
 }
@@ -795,7 +877,7 @@ static void emit_cold(struct tr *t, const struct cold *cold) {
             return_rcx(t);
     }
     if (cold->exit) {
-        emit_leave_stub(t, cold);
+        emit_leave_stub(t, cold->exit);
         return;
     }
     emit_call_out(t, cold->item, cold->operand, cold->back == 0);
@@ -807,15 +889,20 @@ static void emit_cold(struct tr *t, const struct cold *cold) {
 
 /* An exit to the block's own start, for when it is dead. */
 static void emit_dead(struct tr *t) {
-    struct bt_exit *exit = bt_cache_alloc(t->b->cache, sizeof *exit);
-    if (!exit) {
-        t->e.full = true;
-        return;
-    }
-    *exit = (struct bt_exit){.block = t->block, .target = (int32_t)t->item[0].off};
+    struct bt_exit *exit = exit_new(t, t->item[0].off);
     t->block->dead = emit_rx(&t->e);
-    struct cold cold = {.exit = exit};
-    emit_leave_stub(t, &cold);
+    if (exit)
+        emit_leave_stub(t, exit);
+}
+
+/* Leaves before an instruction, to come back with the vector registers loaded. */
+static void emit_want_vector(struct tr *t, const struct item *it) {
+    struct bt_exit *exit = exit_new(t, it->off);
+    if (!exit)
+        return;
+    exit->vector = true;
+    unspill(t);
+    emit_leave_stub(t, exit);
 }
 
 static void emit_item(struct tr *t, const struct item *it) {
@@ -828,6 +915,9 @@ static void emit_item(struct tr *t, const struct item *it) {
         emit_call_out(t, it, BT_NONE, true);
         break;
     case SKIP:
+        break;
+    case VECTOR:
+        emit_want_vector(t, it);
         break;
     case ROTATE:
         emit_rotate(t, it);
@@ -876,7 +966,7 @@ static void emit_block(struct tr *t) {
     for (unsigned n = 0; n < t->count; n++)
         emit_item(t, &t->item[n]);
     const struct item *last = &t->item[t->count - 1];
-    if (last->kind != LAST && last->kind < JMP)
+    if (last->kind != LAST && last->kind != VECTOR && last->kind < JMP)
         emit_exit(t, last, last->off + last->insn->len, false);
     for (unsigned n = 0; n < t->colds; n++)
         emit_cold(t, &t->cold[n]);
@@ -889,6 +979,7 @@ bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host)
     t.block = block;
     t.count = t.colds = 0;
     t.tlb_kind = block->key & 3;
+    t.vector = block->key & BT_KEY_VECTOR;
     t.e = bt_cache_emit(b->cache);
     if (!collect(&t, host))
         return false;
