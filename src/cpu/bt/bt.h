@@ -18,6 +18,7 @@
 
 #define BT_TLB_SIZE 512u
 #define BT_JUMP_SIZE 32768u
+#define BT_CONTEXTS 64u
 
 /*
  * The inline TLB of one privilege: by the page number's low bits, the negated page address (so that
@@ -90,7 +91,10 @@ struct bt_cpu {
     uint64_t seen_context;
     const struct tlb_entry *seen_tlb; /* c.tlb for context_key */
     bool seen_vector;
-    uint64_t next_key;
+    struct bt_context {
+        uint64_t context, number;
+    } contexts[BT_CONTEXTS];
+    uint64_t last_context;
     uint64_t stat_tramp, stat_blocks, stat_exits, stat_fill;
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
     struct bt_jumps jump;

@@ -44,7 +44,23 @@ static void jumps_clear(struct bt_cpu *b) {
         b->jump.tag[n] = -((n ^ 1) << 1);
 }
 
-/* The address space changed: what was looked up by linear address is stale. */
+/* The number that stands for a context in jump tags; contexts that were there lately keep theirs.
+ */
+static uint64_t context_number(struct bt_cpu *b, uint64_t context) {
+    struct bt_context *known = &b->contexts[(context ^ context >> 4 ^ context >> 52) % BT_CONTEXTS];
+    if (known->number && known->context == context)
+        return known->number;
+    if (++b->last_context >> 13) {
+        jumps_clear(b);
+        memset(b->contexts, 0, sizeof b->contexts);
+        b->last_context = 1;
+    }
+    *known = (struct bt_context){context, b->last_context};
+    return b->last_context;
+}
+
+/* Address space, privilege or the use of vectors changed: what was looked up by linear address is
+ * another's. */
 static void context_changed(struct bt_cpu *b) {
     uint64_t space = b->c.context & ~7ull;
     if (space != b->seen_space) {
@@ -52,15 +68,11 @@ static void context_changed(struct bt_cpu *b) {
             tlb_clear(&b->tlb[k]);
         b->seen_space = space;
     }
-    if (b->c.context != b->seen_context && ++b->next_key >> 13) {
-        jumps_clear(b);
-        b->next_key = 1;
-    }
     b->seen_context = b->c.context;
     b->seen_tlb = b->c.tlb;
     b->seen_vector = b->vector;
-    b->context_key = (b->next_key << 3 | (b->vector ? BT_KEY_VECTOR : 0) | bt_tlb_kind(&b->c))
-                     << 48;
+    uint64_t mode = (b->vector ? BT_KEY_VECTOR : 0) | bt_tlb_kind(&b->c);
+    b->context_key = (context_number(b, b->c.context) << BT_KEY_SHIFT | mode) << 48;
 }
 
 static void tlb_learn(struct bt_cpu *b, uint64_t lin) {
