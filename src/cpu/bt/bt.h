@@ -44,7 +44,7 @@ struct bt_site {
 };
 
 /* Which address a site's instruction accesses, for filling the inline TLB. */
-enum bt_operand { BT_NONE, BT_MEMORY, BT_PUSH, BT_POP };
+enum bt_operand { BT_NONE, BT_MEMORY, BT_PUSH, BT_POP, BT_FRAME };
 
 /* A way out of a block: to a known offset in the same linear page, or beyond its ends. */
 struct bt_exit {
@@ -71,6 +71,7 @@ struct bt_cpu {
     uint64_t host_rsp;
     uint64_t save[2];     /* the guest's values of a block's two scratch registers */
     uint64_t save_rcx;    /* and of RCX while it is a third */
+    uint64_t pushed;      /* a value on its way from memory to the stack */
     uint64_t save_rax;    /* and of RAX in an exit's stub */
     uint64_t page;        /* linear address of the page that is being executed in */
     uint64_t context_key; /* goes into the jump table's tags */

@@ -188,6 +188,8 @@ static uint64_t operand_linear(struct bt_cpu *b, const struct bt_site *s) {
         return c->s.gpr[RSP] - 8;
     if (s->operand == BT_POP)
         return c->s.gpr[RSP];
+    if (s->operand == BT_FRAME)
+        return c->s.gpr[RBP];
     return insn_ea(c, s->insn) + c->base64[s->insn->seg];
 }
 

@@ -21,7 +21,9 @@ enum kind {
     VECTOR, /* wants the vector registers, which this block does not have */
     LEA,
     PUSH,
+    PUSH_FROM, /* memory */
     POP,
+    LEAVE,
     JMP,
     JCC,
     CALL,
@@ -318,9 +320,13 @@ static enum kind classify(const struct tr *t, const struct item *it) {
         return SKIP;
     switch (it->zi.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
+        if (memory_operand(it))
+            return it->zi.operand_width == 64 && memory_simple(it) ? PUSH_FROM : OUT;
         return push_pop_simple(it) ? PUSH : OUT;
     case ZYDIS_MNEMONIC_POP:
         return push_pop_simple(it) ? POP : OUT;
+    case ZYDIS_MNEMONIC_LEAVE:
+        return it->zi.operand_width == 64 ? LEAVE : OUT;
     case ZYDIS_MNEMONIC_LEA:
         return it->zi.address_width == 64 && it->zi.operand_width >= 32 ? LEA : OUT;
     case ZYDIS_MNEMONIC_NOP:
@@ -656,6 +662,34 @@ static void emit_push(struct tr *t, const struct item *it) {
     cold->back = emit_rx(&t->e);
 }
 
+/* s1 into the slot that [s0 + s1] was; the stack pointer follows. */
+static void emit_slot(struct tr *t, uint32_t value) {
+    emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
+    emit_gs(&t->e, OP_LOAD, t->s1, value);
+    EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
+         (t->s1 & 7) << 3 | (t->s0 & 7));
+    emit_lea(&t->e, RSP, RSP, -8);
+}
+
+static void emit_push_from(struct tr *t, const struct item *it) {
+    emit_address(t, it, memory_operand(it));
+    struct cold *load = emit_access(t, it, 8, false, BT_MEMORY);
+    emit_via(t, OP_LOAD, t->s0);
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(pushed));
+    struct cold *store = emit_stack(t, it, -8, true, BT_PUSH);
+    emit_slot(t, BT_OFF(pushed));
+    load->back = store->back = emit_rx(&t->e);
+}
+
+static void emit_leave(struct tr *t, const struct item *it) {
+    emit_lea(&t->e, t->s0, RBP, 0);
+    struct cold *cold = emit_access(t, it, 8, false, BT_FRAME);
+    emit_via(t, OP_LOAD, t->s0);
+    emit_lea(&t->e, RSP, RBP, 8);
+    emit_mov(&t->e, RBP, t->s0);
+    cold->back = emit_rx(&t->e);
+}
+
 static void emit_pop(struct tr *t, const struct item *it) {
     unsigned to = it->insn->dst / 8;
     struct cold *cold = emit_stack(t, it, 0, false, BT_POP);
@@ -934,8 +968,14 @@ static void emit_item(struct tr *t, const struct item *it) {
     case PUSH:
         emit_push(t, it);
         break;
+    case PUSH_FROM:
+        emit_push_from(t, it);
+        break;
     case POP:
         emit_pop(t, it);
+        break;
+    case LEAVE:
+        emit_leave(t, it);
         break;
     case JMP:
         emit_exit(t, it, branch_target(it), backward(it));
