@@ -11,7 +11,7 @@ import tempfile
 import traceback
 
 RF = sys.argv[1] if len(sys.argv) > 1 else 'build/rf'
-LIMIT = 20
+LIMIT = 60
 
 
 class Skip(Exception):
