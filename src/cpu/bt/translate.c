@@ -243,9 +243,21 @@ static bool vector_special(ZydisMnemonic m) {
     }
 }
 
+/* Those that name no vector register. */
+static bool vector_by_name(ZydisMnemonic m) {
+    switch (m) {
+    case ZYDIS_MNEMONIC_VZEROUPPER:
+    case ZYDIS_MNEMONIC_VZEROALL:
+    case ZYDIS_MNEMONIC_STMXCSR:
+    case ZYDIS_MNEMONIC_VSTMXCSR:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static bool is_vector(const struct item *it) {
-    bool any =
-        it->zi.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER || it->zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL;
+    bool any = vector_by_name(it->zi.mnemonic);
     bool legacy = it->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
     if ((!legacy && it->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
         vector_special(it->zi.mnemonic))
