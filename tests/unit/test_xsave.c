@@ -87,6 +87,16 @@ static bool compare(const uint8_t *insn, unsigned len, const struct x86_state *s
     return !bad;
 }
 
+/* An interrupt may leave components in use that were in their initial configuration. */
+static bool compare_twice(const uint8_t *insn, unsigned len, const struct x86_state *start) {
+    uint8_t before[PAGE_SIZE];
+    memcpy(before, ram, sizeof before);
+    if (compare(insn, len, start))
+        return true;
+    memcpy(ram, before, sizeof before);
+    return compare(insn, len, start);
+}
+
 static void check(const char *name, const uint8_t *insn, unsigned len, bool restore) {
     struct x86_state s;
     memset(&s, 0, sizeof s);
@@ -98,7 +108,7 @@ static void check(const char *name, const uint8_t *insn, unsigned len, bool rest
             rnd_fill(ram, AREA);
         if (n % 16 == 15)
             s.gpr[RBX] += 8u << rnd_below(4);
-        if (compare(insn, len, &s))
+        if (compare_twice(insn, len, &s))
             continue;
         printf("%s: rax %lx, mxcsr %x\n", name, (unsigned long)s.gpr[RAX], s.fpu.mxcsr);
         dump("header", ram + 512, 64);

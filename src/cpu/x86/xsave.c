@@ -16,6 +16,7 @@
 #define AVX_SIZE 256
 #define PKRU_OFFSET 2688 /* in the standard format; the compacted one has it behind AVX */
 #define PKRU_SIZE 8
+#define AC_MASK 3 /* what is misaligned by less is #AC where alignment is checked, by more #GP */
 #define MXCSR_RESERVED 0xffff0000u
 #define MXCSR_INIT 0x1f80u
 #define FCW_INIT 0x37f
@@ -141,31 +142,74 @@ static void check_mxcsr(struct x86_cpu *c, const uint8_t *image) {
         cpu_raise_err(c, EXC_GP, 0);
 }
 
+/* ---- areas in memory ---- */
+
+/* Every access forms its own address, so the area wraps where addresses do. */
+static uint64_t area_linear(struct x86_cpu *c, const struct x86_insn *i, unsigned off,
+                            unsigned size, bool write) {
+    uint64_t ea = insn_ea(c, i) + off;
+    return cpu_linear(c, i->seg, ea << i->ashift >> i->ashift, size, write);
+}
+
+static void area_check_alignment(struct x86_cpu *c, const struct x86_insn *i, unsigned mask,
+                                 bool write) {
+    uint64_t lin = area_linear(c, i, 0, 1, write);
+    mmu_check_alignment(c, lin, AC_MASK, i->seg);
+    if (lin & mask)
+        cpu_raise_err(c, EXC_GP, 0);
+}
+
+/* How much of it lies together: addresses wrap at the end of a page only. */
+static unsigned area_piece(struct x86_cpu *c, const struct x86_insn *i, unsigned off,
+                           unsigned left) {
+    uint64_t ea = insn_ea(c, i) + off;
+    return MIN(left, (unsigned)(PAGE_SIZE - (ea & PAGE_MASK)));
+}
+
+static void area_read(struct x86_cpu *c, const struct x86_insn *i, unsigned off, uint8_t *to,
+                      unsigned size) {
+    for (unsigned n = 0, step; n < size; n += step) {
+        step = area_piece(c, i, off + n, size - n);
+        mmu_read(c, area_linear(c, i, off + n, step, false), to + n, step, i->seg);
+    }
+}
+
+static void area_write(struct x86_cpu *c, const struct x86_insn *i, unsigned off,
+                       const uint8_t *from, unsigned size) {
+    for (unsigned n = 0, step; n < size; n += step) {
+        step = area_piece(c, i, off + n, size - n);
+        mmu_write(c, area_linear(c, i, off + n, step, true), from + n, step, i->seg);
+    }
+}
+
+static void area_touch(struct x86_cpu *c, const struct x86_insn *i, unsigned off, bool write) {
+    mmu_probe(c, area_linear(c, i, off, 1, write), 1, write, i->seg);
+}
+
 /* ---- FXSAVE, FXRSTOR ---- */
 
-static uint64_t fx_area(struct x86_cpu *c, const struct x86_insn *i, bool write) {
+static void fx_check(struct x86_cpu *c, const struct x86_insn *i, bool write) {
     if (c->s.cr0 & (CR0_EM | CR0_TS))
         cpu_raise(c, EXC_NM);
-    uint64_t lin = insn_linear(c, i, LEGACY_SIZE, write);
-    if (lin & 15)
-        cpu_raise_err(c, EXC_GP, 0);
-    return lin;
+    area_check_alignment(c, i, 15, write);
+    area_touch(c, i, LEGACY_SIZE - 1, write);
+    area_touch(c, i, 0, write);
 }
 
 /* Bytes behind the last XMM register are not written. */
 static void op_fxsave(struct x86_cpu *c, const struct x86_insn *i) {
     uint8_t image[LEGACY_SIZE];
-    uint64_t lin = fx_area(c, i, true);
-    mmu_probe(c, lin, LEGACY_SIZE, true, i->seg);
+    fx_check(c, i, true);
     x87_to_image(c, i, image);
     mxcsr_to_image(c, image);
     xmm_to_image(c, i, image);
-    mmu_write(c, lin, image, FX_XMM + 16 * visible_registers(i), i->seg);
+    area_write(c, i, 0, image, FX_XMM + 16 * visible_registers(i));
 }
 
 static void op_fxrstor(struct x86_cpu *c, const struct x86_insn *i) {
     uint8_t image[LEGACY_SIZE];
-    mmu_read(c, fx_area(c, i, false), image, LEGACY_SIZE, i->seg);
+    fx_check(c, i, false);
+    area_read(c, i, 0, image, LEGACY_SIZE);
     check_mxcsr(c, image);
     x87_from_image(c, i, image);
     c->s.fpu.mxcsr = get32(image + FX_MXCSR);
@@ -227,38 +271,51 @@ static uint64_t requested(const struct x86_cpu *c, uint64_t enabled) {
     return ((uint64_t)(uint32_t)c->s.gpr[RDX] << 32 | (uint32_t)c->s.gpr[RAX]) & enabled;
 }
 
-static uint64_t xsave_area(struct x86_cpu *c, const struct x86_insn *i, unsigned size, bool write) {
-    uint64_t lin = insn_linear(c, i, size, write);
-    if (lin & 63)
-        cpu_raise_err(c, EXC_GP, 0);
-    return lin;
+/* The standard format has MXCSR with SSE and AVX, the compacted one with SSE. */
+static bool has_mxcsr(uint64_t components, bool compact) {
+    return components & (compact ? XCR0_SSE : XCR0_SSE | XCR0_AVX);
 }
 
-static void write_legacy(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
-                         const struct save *s, bool mxcsr) {
+/*
+ * Faults that the area has, before any of it is changed or looked at: processors go by what is
+ * asked for, not by what is in use. The order is Sapphire Rapids'. What lies between AVX and PKRU
+ * is not touched.
+ */
+static void area_probe(struct x86_cpu *c, const struct x86_insn *i, uint64_t rfbm, unsigned pkru,
+                       bool compact, bool write) {
+    if (rfbm & XCR0_PKRU)
+        area_touch(c, i, pkru + PKRU_SIZE - 1, write);
+    area_touch(c, i, (rfbm & XCR0_AVX ? AVX_OFFSET + AVX_SIZE : AVX_OFFSET) - 1, write);
+    if (rfbm & XCR0_X87)
+        area_touch(c, i, 0, write);
+    if (has_mxcsr(rfbm, compact))
+        area_touch(c, i, FX_MXCSR, write);
+    area_touch(c, i, HEADER, write);
+}
+
+static void write_legacy(struct x86_cpu *c, const struct x86_insn *i, const struct save *s) {
     uint8_t image[LEGACY_SIZE];
     if (s->write & XCR0_X87) {
         x87_to_image(c, i, image);
-        mmu_write(c, lin, image, FX_MXCSR, i->seg);
-        mmu_write(c, lin + FX_ST, image + FX_ST, FX_XMM - FX_ST, i->seg);
+        area_write(c, i, 0, image, FX_MXCSR);
+        area_write(c, i, FX_ST, image + FX_ST, FX_XMM - FX_ST);
     }
-    if (mxcsr) {
+    if (has_mxcsr(s->compact ? s->write : s->rfbm, s->compact)) {
         mxcsr_to_image(c, image);
-        mmu_write(c, lin + FX_MXCSR, image + FX_MXCSR, 8, i->seg);
+        area_write(c, i, FX_MXCSR, image + FX_MXCSR, 8);
     }
     if (s->write & XCR0_SSE) {
         xmm_to_image(c, i, image);
-        mmu_write(c, lin + FX_XMM, image + FX_XMM, 16 * visible_registers(i), i->seg);
+        area_write(c, i, FX_XMM, image + FX_XMM, 16 * visible_registers(i));
     }
 }
 
 /* The standard format keeps the header's other bytes, the compacted one writes XCOMP_BV. */
-static void write_header(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
-                         const struct save *s) {
+static void write_header(struct x86_cpu *c, const struct x86_insn *i, const struct save *s) {
     uint8_t header[16];
     put64(header, s->bv);
     put64(header + 8, s->rfbm | 1ull << 63);
-    mmu_write(c, lin + HEADER, header, s->compact ? 16 : 8, i->seg);
+    area_write(c, i, HEADER, header, s->compact ? 16 : 8);
 }
 
 /* `components`: those that the area has room for. */
@@ -266,35 +323,18 @@ static unsigned pkru_offset(uint64_t components, bool compact) {
     return !compact ? PKRU_OFFSET : AVX_OFFSET + (components & XCR0_AVX ? AVX_SIZE : 0);
 }
 
-static void write_area(struct x86_cpu *c, const struct x86_insn *i, uint64_t lin,
-                       const struct save *s) {
-    bool mxcsr = s->compact ? s->write & XCR0_SSE : s->rfbm & (XCR0_SSE | XCR0_AVX);
-    write_legacy(c, i, lin, s, mxcsr);
+static void write_area(struct x86_cpu *c, const struct x86_insn *i, const struct save *s) {
+    uint8_t image[AVX_SIZE];
+    write_legacy(c, i, s);
     if (s->write & XCR0_AVX) {
-        uint8_t image[AVX_SIZE];
         avx_to_image(c, i, image);
-        mmu_write(c, lin + AVX_OFFSET, image, 16 * visible_registers(i), i->seg);
+        area_write(c, i, AVX_OFFSET, image, 16 * visible_registers(i));
     }
-    if (s->write & XCR0_PKRU)
-        mmu_st64(c, lin + pkru_offset(s->rfbm, s->compact), c->s.pkru, i->seg);
-    write_header(c, i, lin, s);
-}
-
-/* How far `components` reach; `pkru` is where that one lies. */
-static unsigned area_size(uint64_t components, unsigned pkru) {
-    return components & XCR0_PKRU  ? pkru + PKRU_SIZE
-           : components & XCR0_AVX ? AVX_OFFSET + AVX_SIZE
-                                   : AVX_OFFSET;
-}
-
-/* Checks the whole of what a save may write. What lies between AVX and PKRU is not touched. */
-static uint64_t probe_area(struct x86_cpu *c, const struct x86_insn *i, uint64_t components,
-                           unsigned pkru) {
-    uint64_t lin = xsave_area(c, i, area_size(components, pkru), true);
-    mmu_probe(c, lin, area_size(components & ~(uint64_t)XCR0_PKRU, 0), true, i->seg);
-    if (components & XCR0_PKRU)
-        mmu_probe(c, lin + pkru, PKRU_SIZE, true, i->seg);
-    return lin;
+    if (s->write & XCR0_PKRU) {
+        put64(image, c->s.pkru);
+        area_write(c, i, pkru_offset(s->rfbm, s->compact), image, PKRU_SIZE);
+    }
+    write_header(c, i, s);
 }
 
 /* ---- XSAVE, XSAVEOPT ---- */
@@ -302,14 +342,16 @@ static uint64_t probe_area(struct x86_cpu *c, const struct x86_insn *i, uint64_t
 static void xsave_standard(struct x86_cpu *c, const struct x86_insn *i, bool optimized) {
     require_xsave(c);
     uint64_t rfbm = requested(c, c->s.xcr0), used = components_in_use(c);
-    uint64_t lin = probe_area(c, i, rfbm, PKRU_OFFSET);
-    uint64_t old = mmu_ld64(c, lin + HEADER, i->seg);
+    uint8_t old[8];
+    area_check_alignment(c, i, 63, true);
+    area_probe(c, i, rfbm, PKRU_OFFSET, false, true);
+    area_read(c, i, HEADER, old, 8);
     struct save s = {
         .rfbm = rfbm,
         .write = optimized ? rfbm & used : rfbm,
-        .bv = (old & ~rfbm) | (rfbm & used),
+        .bv = (get64(old) & ~rfbm) | (rfbm & used),
     };
-    write_area(c, i, lin, &s);
+    write_area(c, i, &s);
 }
 
 static void op_xsave(struct x86_cpu *c, const struct x86_insn *i) {
@@ -326,9 +368,9 @@ static void xsave_compact(struct x86_cpu *c, const struct x86_insn *i, uint64_t 
     uint64_t rfbm = requested(c, enabled), saved = rfbm & components_in_use(c);
     if (c->s.fpu.mxcsr != MXCSR_INIT)
         saved |= rfbm & XCR0_SSE;
-    uint64_t lin = probe_area(c, i, saved, pkru_offset(rfbm, true));
-    write_area(c, i, lin,
-               &(struct save){.rfbm = rfbm, .write = saved, .bv = saved, .compact = true});
+    area_check_alignment(c, i, 63, true);
+    area_probe(c, i, rfbm, pkru_offset(rfbm, true), true, true);
+    write_area(c, i, &(struct save){.rfbm = rfbm, .write = saved, .bv = saved, .compact = true});
 }
 
 static void op_xsavec(struct x86_cpu *c, const struct x86_insn *i) {
@@ -391,31 +433,46 @@ static void restore_avx(struct x86_cpu *c, const struct x86_insn *i, const uint8
  * SSE. */
 static uint32_t restored_mxcsr(struct x86_cpu *c, const uint8_t *image, uint64_t rfbm,
                                bool compact) {
-    bool touched = rfbm & (compact ? XCR0_SSE : XCR0_SSE | XCR0_AVX);
+    bool touched = has_mxcsr(rfbm, compact);
     bool load = touched && (!compact || (get64(image + HEADER) & XCR0_SSE));
     if (load)
         check_mxcsr(c, image);
     return load ? get32(image + FX_MXCSR) : touched ? MXCSR_INIT : c->s.fpu.mxcsr;
 }
 
+/* After area_probe(): these do not fault any more. */
+static void load_parts(struct x86_cpu *c, const struct x86_insn *i, uint8_t *image, uint64_t load,
+                       bool mxcsr) {
+    if (load & XCR0_X87)
+        area_read(c, i, 0, image, FX_XMM);
+    else if (mxcsr)
+        area_read(c, i, FX_MXCSR, image + FX_MXCSR, 4);
+    if (load & XCR0_SSE)
+        area_read(c, i, FX_XMM, image + FX_XMM, 16 * visible_registers(i));
+    if (load & XCR0_AVX)
+        area_read(c, i, AVX_OFFSET, image + AVX_OFFSET, 16 * visible_registers(i));
+}
+
 static void xrstor(struct x86_cpu *c, const struct x86_insn *i, uint64_t enabled,
                    bool must_compact) {
-    uint8_t image[AVX_OFFSET + AVX_SIZE];
+    uint8_t image[AVX_OFFSET + AVX_SIZE], pkru[4] = {0};
     uint64_t rfbm = requested(c, enabled);
-    uint64_t lin = xsave_area(c, i, AVX_OFFSET, false);
-    mmu_read(c, lin, image, AVX_OFFSET, i->seg);
     const uint8_t *h = image + HEADER;
+    area_check_alignment(c, i, 63, false);
+    area_read(c, i, HEADER, image + HEADER, AVX_OFFSET - HEADER);
     bool compact = get64(h + 8) >> 63;
+    if (compact && (get64(h + 8) << 1 >> 1) & ~enabled) /* its layout is not known */
+        cpu_raise_err(c, EXC_GP, 0);
+    unsigned pkru_at = pkru_offset(get64(h + 8), compact);
+    area_probe(c, i, compact ? rfbm & get64(h + 8) : rfbm, pkru_at, compact, false);
     bool ok = compact ? x86_has(c->cpuid, FEAT_XSAVEC) && compact_header_ok(h, enabled)
                       : !must_compact && standard_header_ok(c, h);
     if (!ok)
         cpu_raise_err(c, EXC_GP, 0);
     uint64_t load = get64(h) & rfbm;
-    unsigned pkru_at = pkru_offset(get64(h + 8), compact);
-    lin = xsave_area(c, i, area_size(load, pkru_at), false);
-    if (load & XCR0_AVX)
-        mmu_read(c, lin + AVX_OFFSET, image + AVX_OFFSET, 16 * visible_registers(i), i->seg);
-    uint32_t pkru = load & XCR0_PKRU ? mmu_ld32(c, lin + pkru_at, i->seg) : 0;
+    load_parts(c, i, image, load, has_mxcsr(rfbm, compact));
+    if (load & XCR0_PKRU)
+        area_read(c, i, pkru_at, pkru, sizeof pkru);
     c->s.fpu.mxcsr = restored_mxcsr(c, image, rfbm, compact);
     if (rfbm & XCR0_X87)
         restore_x87(c, i, image, load & XCR0_X87);
@@ -424,7 +481,7 @@ static void xrstor(struct x86_cpu *c, const struct x86_insn *i, uint64_t enabled
     if (rfbm & XCR0_AVX)
         restore_avx(c, i, image, load & XCR0_AVX);
     if (rfbm & XCR0_PKRU)
-        control_set_pkru(c, pkru);
+        control_set_pkru(c, get32(pkru));
 }
 
 static void op_xrstor(struct x86_cpu *c, const struct x86_insn *i) {
