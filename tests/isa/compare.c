@@ -177,12 +177,17 @@ static void exceptions(struct text *t, const struct isa_case *c, const struct is
     number(t, "error", ne, ge);
 }
 
+/* FIP is as wide as the processor's linear addresses, of which the guest has 48 bits. */
+static uint64_t canonical(uint64_t fip) {
+    return (uint64_t)((int64_t)(fip << 16) >> 16);
+}
+
 static void fpu(struct text *t, const struct isa_state *n, const struct isa_state *g) {
     number(t, "fcw", n->fcw, g->fcw);
     number(t, "fsw", n->fsw, g->fsw);
     number(t, "ftw", n->ftw, g->ftw);
     number(t, "fop", n->fop, g->fop);
-    number(t, "fip", n->fip, g->fip);
+    number(t, "fip", canonical(n->fip), canonical(g->fip));
     number(t, "fdp", n->fdp, g->fdp);
     number(t, "mxcsr", n->mxcsr, g->mxcsr);
     for (unsigned i = 0; i < 8; i++)

@@ -6,6 +6,7 @@
  */
 #include "isa.h"
 
+#include <cpuid.h>
 #include <string.h>
 
 #include "cpu/x86/state.h"
@@ -265,6 +266,15 @@ static bool is_x87_ext(const struct isa_case *c) {
     return c->insn.meta.isa_ext == ZYDIS_ISA_EXT_X87;
 }
 
+/* Of XSAVE's components those that the guest has not: they would make an image good only here. */
+static uint64_t host_components(void) {
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return ((uint64_t)d << 32 | a) & ~(uint64_t)(XCR0_X87 | XCR0_SSE | XCR0_AVX);
+}
+
 /* Images that FXRSTOR and XRSTOR accept, most of the time. */
 static void save_image(struct isa_memory *m, uint64_t at, struct rng *r) {
     uint8_t x[512 + 64 + 256] = {0};
@@ -292,6 +302,8 @@ static void save_image(struct isa_memory *m, uint64_t at, struct rng *r) {
         x[512 + rng_below(r, 64)] ^= (uint8_t)(1u << rng_below(r, 8));
     if (rng_one_in(r, 16))
         x[24 + rng_below(r, 4)] ^= (uint8_t)(1u << rng_below(r, 8));
+    for (unsigned i = 512; i < 528; i++)
+        x[i] &= (uint8_t) ~(host_components() >> 8 * (i % 8));
     store(m, at, x, sizeof x);
 }
 
