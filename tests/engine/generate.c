@@ -298,10 +298,18 @@ static void pad_to(struct item *it, unsigned len) {
         byte(it, 0x90);
 }
 
-static void make_wide_exchange(struct gen *g, struct item *it) {
-    insn(g, it, below(g, 2) ? 0xf000 : 0, below(g, 2) ? W : NO_W, MAP_0F | 0xc7, 1, ANY_MEMORY, 0);
+/* An instruction with `immediate` bytes to come that may fault: the handler goes on 8 bytes behind
+ * its start. */
+static void may_fault(struct gen *g, struct item *it, unsigned immediate) {
+    for (; immediate; immediate--)
+        byte(it, below(g, 256));
     unsigned len = it->len;
     pad_to(it, len < 8 ? 8 : len + 8);
+}
+
+static void make_wide_exchange(struct gen *g, struct item *it) {
+    insn(g, it, below(g, 2) ? 0xf000 : 0, below(g, 2) ? W : NO_W, MAP_0F | 0xc7, 1, ANY_MEMORY, 0);
+    may_fault(g, it, 0);
 }
 
 static void make_shift(struct gen *g, struct item *it) {
@@ -422,8 +430,149 @@ static void make_sse(struct gen *g, struct item *it) {
     unsigned rm = below(g, 2) || to_memory ? ANY_MEMORY : general ? any_reg(g) : below(g, 16);
     bool w = general && ops[n].prefix != 0xf3 && below(g, 2);
     insn(g, it, ops[n].prefix, w ? W : NO_W, ops[n].op, below(g, 16), rm, 0);
-    unsigned len = it->len; /* #GP when its operand is not aligned */
-    pad_to(it, len < 8 ? 8 : len + 8);
+    may_fault(g, it, 0);
+}
+
+struct vex {
+    uint16_t op;
+    uint8_t pp, w, tail; /* pp: 1 is 66, 2 F3, 3 F2; w: 2 is either */
+    bool three;          /* has a first source in VEX.vvvv */
+    bool general;        /* its registers are general ones */
+    uint8_t l;           /* 2 is either */
+};
+
+static void vex_insn(struct gen *g, struct item *it, const struct vex *v, unsigned reg,
+                     unsigned vvvv, unsigned rm) {
+    struct address a = {.modrm = (uint8_t)(0xc0 | (rm & 7)), .rex = (uint8_t)(rm >> 3)};
+    if (rm == ANY_MEMORY)
+        a = any_address(g);
+    if (a.prefix)
+        byte(it, a.prefix);
+    unsigned w = v->w == 2 ? below(g, 2) : v->w, l = v->l == 2 ? below(g, 2) : v->l;
+    BYTES(it, 0xc4, (~((reg >> 3) << 2 | a.rex) & 7) << 5 | v->op >> 8,
+          w << 7 | (~vvvv & 15) << 3 | l << 2 | v->pp, v->op & 0xff, a.modrm | (reg & 7) << 3);
+    if (a.has_sib)
+        byte(it, a.sib);
+    if (a.rip)
+        link32(it, FIX_WINDOW, a.value, v->tail);
+    else
+        bytes(it, a.value, a.disp);
+    may_fault(g, it, v->tail);
+}
+
+static const struct vex avx[] = {
+    {MAP_0F | 0xfe, 1, 0, 0, true, false, 2},    {MAP_0F | 0xef, 1, 0, 0, true, false, 2},
+    {MAP_0F | 0x6f, 2, 0, 0, false, false, 2},   {MAP_0F | 0x7f, 2, 0, 0, false, false, 2},
+    {MAP_0F | 0x6f, 1, 0, 0, false, false, 2},   {MAP_0F | 0x7f, 1, 0, 0, false, false, 2},
+    {MAP_0F | 0x58, 0, 0, 0, true, false, 2},    {MAP_0F | 0x59, 1, 0, 0, true, false, 2},
+    {MAP_0F | 0x5c, 3, 0, 0, true, false, 0},    {MAP_0F38 | 0x00, 1, 0, 0, true, false, 2},
+    {MAP_0F38 | 0x17, 1, 0, 0, false, false, 2}, {MAP_0F38 | 0x18, 1, 0, 0, false, false, 2},
+    {MAP_0F3A | 0x38, 1, 0, 1, true, false, 1},  {MAP_0F3A | 0x39, 1, 0, 1, false, false, 1},
+    {MAP_0F3A | 0x0f, 1, 0, 1, true, false, 2},  {MAP_0F38 | 0xb8, 1, 0, 0, true, false, 2},
+    {MAP_0F | 0xd7, 1, 0, 0, false, false, 2},   {MAP_0F | 0x2a, 3, 2, 0, true, true, 0},
+    {MAP_0F | 0xf0, 3, 0, 0, false, false, 2},   {MAP_0F | 0x5e, 0, 0, 0, true, false, 2},
+};
+
+static void make_avx(struct gen *g, struct item *it) {
+    const struct vex *v = &avx[below(g, ARRAY_LEN(avx))];
+    unsigned op = v->op & 0xff;
+    if (!x86_has(g->id, FEAT_AVX2) || !x86_has(g->id, FEAT_FMA)) {
+        make_sse(g, it);
+        return;
+    }
+    if (below(g, 10) == 0) {
+        BYTES(it, 0xc5, 0xf8 | below(g, 2) << 2, 0x77);
+        may_fault(g, it, 0);
+        return;
+    }
+    bool to_general = v->op == (MAP_0F | 0xd7);
+    unsigned rm = v->general    ? reg_or_memory(g)
+                  : to_general  ? below(g, 16)
+                  : op == 0xf0  ? ANY_MEMORY
+                  : below(g, 2) ? below(g, 16)
+                                : ANY_MEMORY;
+    vex_insn(g, it, v, to_general ? any_reg(g) : below(g, 16), v->three ? below(g, 16) : 0, rm);
+}
+
+static const struct vex bmi[] = {
+    {MAP_0F38 | 0xf2, 0, 2, 0, true, true, 0}, {MAP_0F38 | 0xf7, 0, 2, 0, true, true, 0},
+    {MAP_0F38 | 0xf7, 1, 2, 0, true, true, 0}, {MAP_0F38 | 0xf7, 2, 2, 0, true, true, 0},
+    {MAP_0F38 | 0xf7, 3, 2, 0, true, true, 0}, {MAP_0F38 | 0xf5, 0, 2, 0, true, true, 0},
+    {MAP_0F38 | 0xf5, 2, 2, 0, true, true, 0}, {MAP_0F38 | 0xf5, 3, 2, 0, true, true, 0},
+    {MAP_0F38 | 0xf6, 3, 2, 0, true, true, 0}, {MAP_0F3A | 0xf0, 3, 2, 1, false, true, 0},
+};
+
+static void make_bmi(struct gen *g, struct item *it) {
+    if (!x86_has(g->id, FEAT_BMI1) || !x86_has(g->id, FEAT_BMI2)) {
+        make_alu(g, it);
+        return;
+    }
+    const struct vex *v = &bmi[below(g, ARRAY_LEN(bmi))];
+    if (below(g, 8) == 0) { /* BLSR, BLSMSK, BLSI */
+        static const struct vex group = {MAP_0F38 | 0xf3, 0, 2, 0, true, true, 0};
+        vex_insn(g, it, &group, 1 + below(g, 3), any_reg(g), reg_or_memory(g));
+        return;
+    }
+    vex_insn(g, it, v, any_reg(g), v->three ? any_reg(g) : 0, reg_or_memory(g));
+}
+
+/* MOVBE, CRC32, ADCX, ADOX. */
+static void make_three_byte(struct gen *g, struct item *it) {
+    unsigned w = below(g, 2) ? W : NO_W;
+    switch (below(g, 4)) {
+    case 0:
+        insn(g, it, below(g, 3) ? 0 : 0x66, w, MAP_0F38 | 0xf0 | below(g, 2), any_reg(g),
+             ANY_MEMORY, 0);
+        break;
+    case 1:
+        insn(g, it, 0xf2, w, MAP_0F38 | 0xf0 | below(g, 2), any_reg(g), reg_or_memory(g), 0);
+        break;
+    default:
+        insn(g, it, below(g, 2) ? 0x66 : 0xf3, w, MAP_0F38 | 0xf6, any_reg(g), reg_or_memory(g), 0);
+    }
+    may_fault(g, it, 0);
+}
+
+static void make_x87(struct gen *g, struct item *it) {
+    static const uint8_t plain[][2] = {{0xd9, 0xe8}, {0xd9, 0xc1}, {0xde, 0xc1}, {0xd8, 0xc9},
+                                       {0xd9, 0xfa}, {0xdd, 0xd8}, {0xdf, 0xe0}, {0xdb, 0xe3},
+                                       {0xd9, 0xc9}, {0xdb, 0xf1}, {0xd9, 0xe0}};
+    static const uint8_t memory[][2] = {{0xd9, 0}, {0xd9, 3}, {0xdd, 0}, {0xdd, 3},
+                                        {0xdb, 0}, {0xdb, 5}, {0xdb, 7}, {0xdc, 0},
+                                        {0xdf, 7}, {0xd9, 7}, {0xdd, 7}, {0xd8, 1}};
+    if (below(g, 2)) {
+        put_all(it, plain[below(g, ARRAY_LEN(plain))], 2);
+    } else {
+        const uint8_t *m = memory[below(g, ARRAY_LEN(memory))];
+        insn(g, it, 0, NO_W, m[0], m[1], ANY_MEMORY, 0);
+    }
+    may_fault(g, it, 0);
+}
+
+/* What arithmetic of vectors goes by: MXCSR, with exceptions unmasked at times; CR0.TS; areas of
+ * FXSAVE. */
+static void make_vector_state(struct gen *g, struct item *it) {
+    switch (below(g, g->p->user ? 3 : 4)) {
+    case 0: /* PUSH; LDMXCSR [RSP]; POP */
+        byte(it, 0x68);
+        bytes(it,
+              (rng_next(&g->rng) & 0xe07f) | (below(g, 3) ? 0x1f80 : rng_next(&g->rng) & 0x1f80),
+              4);
+        BYTES(it, 0x0f, 0xae, 0x14, 0x24, 0x90, 0x90, 0x90, 0x90, 0x58);
+        break;
+    case 1:
+        insn(g, it, 0, NO_W, MAP_0F | 0xae, 3, ANY_MEMORY, 0);
+        may_fault(g, it, 0);
+        break;
+    case 2:
+        insn(g, it, 0, below(g, 2) ? W : NO_W, MAP_0F | 0xae, 0, ANY_MEMORY, 0);
+        may_fault(g, it, 0);
+        break;
+    default:
+        BYTES(it, 0x0f, 0x20, 0xc0, 0x34, below(g, 3) ? 0 : 8, 0x0f, 0x22, 0xc0);
+        if (below(g, 2))
+            BYTES(it, 0x0f, 0x06);
+    }
 }
 
 /* ---- items: pointers, stack, strings ---- */
@@ -722,19 +871,21 @@ static const struct {
     make_fn *make;
     unsigned weight;
 } makers[] = {
-    {make_alu, 14},          {make_alu_imm, 10},    {make_patchable, 5},
-    {make_mov, 14},          {make_mov_imm, 5},     {make_extend, 5},
-    {make_lea, 5},           {make_unary, 5},       {make_exchange, 4},
-    {make_wide_exchange, 1}, {make_shift, 6},       {make_double_shift, 2},
-    {make_multiply, 4},      {make_bits, 4},        {make_scan, 3},
-    {make_conditional, 6},   {make_short, 4},       {make_bswap, 2},
-    {make_high_byte, 3},     {make_moffs, 2},       {make_sse, 4},
-    {make_pointer, 6},       {make_index, 1},       {make_push_pop, 7},
-    {make_push_memory, 2},   {make_frame, 1},       {make_flags, 2},
-    {make_string, 2},        {make_fault, 2},       {make_forward, 8},
-    {make_short_forward, 3}, {make_loop, 7},        {make_indirect, 4},
-    {make_call, 5},          {make_system_call, 1}, {make_patch, 4},
-    {make_written_code, 2},  {make_paging, 2},
+    {make_avx, 8},         {make_bmi, 3},          {make_three_byte, 2},
+    {make_x87, 3},         {make_vector_state, 1}, {make_alu, 14},
+    {make_alu_imm, 10},    {make_patchable, 5},    {make_mov, 14},
+    {make_mov_imm, 5},     {make_extend, 5},       {make_lea, 5},
+    {make_unary, 5},       {make_exchange, 4},     {make_wide_exchange, 1},
+    {make_shift, 6},       {make_double_shift, 2}, {make_multiply, 4},
+    {make_bits, 4},        {make_scan, 3},         {make_conditional, 6},
+    {make_short, 4},       {make_bswap, 2},        {make_high_byte, 3},
+    {make_moffs, 2},       {make_sse, 8},          {make_pointer, 6},
+    {make_index, 1},       {make_push_pop, 7},     {make_push_memory, 2},
+    {make_frame, 1},       {make_flags, 2},        {make_string, 2},
+    {make_fault, 2},       {make_forward, 8},      {make_short_forward, 3},
+    {make_loop, 7},        {make_indirect, 4},     {make_call, 5},
+    {make_system_call, 1}, {make_patch, 4},        {make_written_code, 2},
+    {make_paging, 2},
 };
 
 static make_fn *any_maker(struct gen *g) {
@@ -892,6 +1043,6 @@ void program_data(const struct program *p, unsigned pass, uint8_t *window, struc
     s->rip = WINDOW + p->item[0].at;
     s->rflags = FLAG_FIXED | (rng_next(&r) & FLAG_ARITH) | (p->smap ? FLAG_AC : 0);
     for (unsigned n = 0; n < 16; n++)
-        for (unsigned k = 0; k < 2; k++)
+        for (unsigned k = 0; k < 4; k++)
             memcpy(s->fpu.zmm[n] + k * 8, &(uint64_t){any_value(&r)}, 8);
 }

@@ -85,8 +85,18 @@ static void compare_states(const struct x86_state *a, const struct x86_state *b)
         compare_number("segment attributes ", n, a->seg[n].attr, b->seg[n].attr);
     }
     for (unsigned n = 0; n < 16; n++)
-        if (memcmp(a->fpu.zmm[n], b->fpu.zmm[n], 32) != 0)
-            note("#   xmm%u differs\n", n);
+        for (unsigned k = 0; k < 8; k++) {
+            uint64_t x, y;
+            memcpy(&x, a->fpu.zmm[n] + k * 8, 8);
+            memcpy(&y, b->fpu.zmm[n] + k * 8, 8);
+            if (x != y)
+                note("#   zmm%u[%u]: %" PRIx64 " in the reference, %" PRIx64 "\n", n, k, x, y);
+        }
+    compare_number("fcw ", 0, a->fpu.fcw, b->fpu.fcw);
+    compare_number("fsw ", 0, a->fpu.fsw, b->fpu.fsw);
+    compare_number("ftw ", 0, a->fpu.ftw, b->fpu.ftw);
+    if (memcmp(a->fpu.st, b->fpu.st, sizeof a->fpu.st) != 0)
+        note("#   x87 registers differ\n");
 }
 
 static void compare_memory(const uint8_t *a, const uint8_t *b) {
