@@ -49,13 +49,17 @@ enum {
 
 /* A guest that asks for interrupts closer than this gets them this far apart. */
 #define MIN_TIMER_NS 10000
+/* How fast ticks that are owed follow each other, and how many may be. */
+#define CATCH_UP_NS 200000
+#define OWED_MAX 1000
 
 struct hpet_timer {
     struct hpet *hpet;
     struct timer *timer;
     uint64_t conf; /* without the capabilities */
     uint64_t comparator, period;
-    uint64_t due; /* counter value (64 bits, not wrapped) of the next match */
+    unsigned owed; /* ticks of a periodic timer that the host was too late for */
+    uint64_t due;  /* counter value (64 bits, not wrapped) of the next match */
     bool armed;
 };
 
@@ -146,8 +150,19 @@ static void arm_at(struct hpet_timer *t, uint64_t due, uint64_t now) {
         timer_arm(t->timer, at + ahead * HPET_PERIOD_NS);
 }
 
+/* A periodic timer, for its next tick; while ticks are owed, for one of those if that is sooner. */
+static void rearm(struct hpet_timer *t, uint64_t now) {
+    uint64_t due = t->due, sooner = now + CATCH_UP_NS / HPET_PERIOD_NS;
+    uint64_t at = MAX(due, now + MIN_TIMER_NS / HPET_PERIOD_NS);
+
+    arm_at(t, t->owed ? MIN(at, sooner) : at, now);
+    t->due = due;
+}
+
 static void arm(struct hpet_timer *t) {
     uint64_t now = counter_now(t->hpet);
+
+    t->owed = 0;
 
     if (!enabled(t->hpet)) {
         t->armed = false;
@@ -157,8 +172,11 @@ static void arm(struct hpet_timer *t) {
     arm_at(t, next_match(t, now), now);
 }
 
-/* Periodic: the comparator moves to the first multiple of the period after now; those between are
- * one. */
+/*
+ * Periodic: the comparator moves to the first multiple of the period after now. Ticks that a busy
+ * host let pass are delivered late, one by one: a kernel that counts on them as time (Linux tests
+ * its timer so before it trusts it) must find them all.
+ */
 static void advance(struct hpet_timer *t, uint64_t now) {
     uint64_t mask = width_mask(t);
 
@@ -168,9 +186,17 @@ static void advance(struct hpet_timer *t, uint64_t now) {
     }
     uint64_t steps = (now - t->due) / t->period + 1;
     uint64_t due = t->due + steps * t->period;
+    bool edge = !(t->conf & T_LEVEL);
+    t->owed = edge ? (unsigned)MIN(t->owed + steps - 1, (uint64_t)OWED_MAX) : 0;
     t->comparator = due & mask;
-    arm_at(t, MAX(due, now + MIN_TIMER_NS / HPET_PERIOD_NS), now);
     t->due = due;
+    rearm(t, now);
+}
+
+static void catch_up(struct hpet_timer *t, uint64_t now) {
+    t->owed--;
+    interrupt(t);
+    rearm(t, now);
 }
 
 /*
@@ -190,7 +216,11 @@ static void match(void *arg) {
     struct hpet_timer *t = arg;
 
     mem_io_lock(t->hpet->mem);
-    settle(t);
+    uint64_t now = counter_now(t->hpet);
+    if (t->owed && t->armed && enabled(t->hpet) && now < t->due)
+        catch_up(t, now);
+    else
+        settle(t);
     mem_io_unlock(t->hpet->mem);
 }
 
@@ -351,6 +381,7 @@ static void hpet_reset(struct device *d) {
         t->conf = 0;
         t->comparator = UINT64_MAX;
         t->period = 0;
+        t->owed = 0;
         t->armed = false;
         timer_disarm(t->timer);
     }

@@ -157,7 +157,7 @@ static void periodic(void **state) {
     assert_int_equal(f->gsi.rises, 102);
     fake_clock_stall(&f->clock, 1000000);
     fake_clock_advance(&f->clock, 1);
-    assert_int_equal(f->gsi.rises, 103); /* what was missed is one */
+    assert_int_equal(f->gsi.rises, 103); /* what was missed follows */
     assert_true(rd(f, T0 + T_CMP) > rd(f, COUNTER));
 }
 
@@ -170,6 +170,25 @@ static void a_late_match_is_not_lost(void **state) {
     fake_clock_stall(&f->clock, 5000);
     wr(f, T0 + T_CMP, 10000);
     assert_int_equal(f->gsi.rises, 1);
+}
+
+/* A host that comes ten periods late delivers ten ticks, soon after each other, and then goes on as
+ * before. */
+static void late_ticks_are_delivered(void **state) {
+    struct fixture *f = *state;
+    const uint64_t period = 400000; /* of 10 ns: 4 ms */
+
+    wr(f, T0, ENABLE | PERIODIC | VAL_SET | ROUTE(20));
+    wr(f, T0 + T_CMP, period);
+    wr(f, T0 + T_CMP, period);
+    wr(f, CONF, 1);
+    fake_clock_stall(&f->clock, 10 * period * 10);
+    fake_clock_advance(&f->clock, 1);
+    assert_int_equal(f->gsi.rises, 1);
+    fake_clock_advance(&f->clock, 3000000);
+    assert_int_equal(f->gsi.rises, 10);
+    fake_clock_advance(&f->clock, 2 * period * 10);
+    assert_int_equal(f->gsi.rises, 12);
 }
 
 static void legacy_replacement(void **state) {
@@ -248,6 +267,7 @@ int main(void) {
         TEST(a_level_stays_until_status_is_written),
         TEST(periodic),
         TEST(a_late_match_is_not_lost),
+        TEST(late_ticks_are_delivered),
         TEST(legacy_replacement),
         TEST(unroutable_is_silent),
         TEST(state_moves),
