@@ -141,6 +141,45 @@ static void test_xsave(void **state) {
     CHECK("xrstor64", true, 0x48, 0x0f, 0xae, 0x2b);
 }
 
+/* ---- an area of which a part is not there ---- */
+
+/* The last page of canonical addresses, which is `ram` here: an area may hang over its end. */
+#define LAST_PAGE 0x7ffffffff000
+
+static int run_at_end(const uint8_t *insn, unsigned len, unsigned inside, uint64_t rfbm) {
+    struct tlb_entry *e = tlb_slot(cpu->tlb, LAST_PAGE);
+    struct tlb_entry kept = *e;
+    *e = (struct tlb_entry){.mask = ~0ull, .addend = (uintptr_t)ram - LAST_PAGE, .ex = TLB_INVALID};
+    e->rd = e->wr = LAST_PAGE >> PAGE_SHIFT | cpu->asid;
+    memset(ram, 0, PAGE_SIZE);
+    memset(&cpu->s.fpu, 0, sizeof cpu->s.fpu);
+    cpu->s.fpu.mxcsr = 0x1f80;
+    cpu->s.gpr[RAX] = rfbm;
+    cpu->s.gpr[RDX] = 0;
+    cpu->s.gpr[RBX] = LAST_PAGE + PAGE_SIZE - inside;
+    cpu->s.rip = 0x1000;
+    int vector = engine_run(cpu, 64, insn, len);
+    *e = kept;
+    return vector;
+}
+
+/* What is asked for has to be there, whether it is in use or not; the rest has not. */
+static void check_missing_part(const uint8_t *insn, unsigned len) {
+    for (uint64_t rfbm = 0; rfbm < 8; rfbm++)
+        for (unsigned inside = 512; inside <= 832; inside += 64) {
+            unsigned size = rfbm & XCR0_AVX ? 832 : 576;
+            assert_int_equal(run_at_end(insn, len, inside, rfbm), inside < size ? EXC_GP : -1);
+        }
+}
+
+static void test_missing_part(void **state) {
+    (void)state;
+    check_missing_part((const uint8_t[]){0x0f, 0xae, 0x23}, 3);       /* xsave [rbx] */
+    check_missing_part((const uint8_t[]){0x0f, 0xc7, 0x23}, 3);       /* xsavec [rbx] */
+    check_missing_part((const uint8_t[]){0x48, 0x0f, 0xae, 0x33}, 4); /* xsaveopt64 [rbx] */
+    check_missing_part((const uint8_t[]){0x48, 0x0f, 0xae, 0x2b}, 4); /* xrstor64 [rbx] */
+}
+
 /* ---- what user code cannot try ---- */
 
 static int run_at(unsigned cpl, uint64_t eax, uint64_t ecx, const uint8_t *insn, unsigned len) {
@@ -263,10 +302,10 @@ static int setup(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fxsave),     cmocka_unit_test(test_xsave),
-        cmocka_unit_test(test_xsetbv),     cmocka_unit_test(test_xgetbv_in_use),
-        cmocka_unit_test(test_supervisor), cmocka_unit_test(test_task_switched),
-        cmocka_unit_test(test_pkru),
+        cmocka_unit_test(test_fxsave),        cmocka_unit_test(test_xsave),
+        cmocka_unit_test(test_missing_part),  cmocka_unit_test(test_xsetbv),
+        cmocka_unit_test(test_xgetbv_in_use), cmocka_unit_test(test_supervisor),
+        cmocka_unit_test(test_task_switched), cmocka_unit_test(test_pkru),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

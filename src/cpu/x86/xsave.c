@@ -464,13 +464,14 @@ static void xrstor(struct x86_cpu *c, const struct x86_insn *i, uint64_t enabled
     if (compact && (get64(h + 8) << 1 >> 1) & ~enabled) /* its layout is not known */
         cpu_raise_err(c, EXC_GP, 0);
     unsigned pkru_at = pkru_offset(get64(h + 8), compact);
-    area_probe(c, i, compact ? rfbm & get64(h + 8) : rfbm, pkru_at, compact, false);
+    uint64_t there = compact ? rfbm & get64(h + 8) : rfbm;
+    area_probe(c, i, there, pkru_at, compact, false);
     bool ok = compact ? x86_has(c->cpuid, FEAT_XSAVEC) && compact_header_ok(h, enabled)
                       : !must_compact && standard_header_ok(c, h);
     if (!ok)
         cpu_raise_err(c, EXC_GP, 0);
     uint64_t load = get64(h) & rfbm;
-    load_parts(c, i, image, load, has_mxcsr(rfbm, compact));
+    load_parts(c, i, image, load, has_mxcsr(there, compact));
     if (load & XCR0_PKRU)
         area_read(c, i, pkru_at, pkru, sizeof pkru);
     c->s.fpu.mxcsr = restored_mxcsr(c, image, rfbm, compact);
