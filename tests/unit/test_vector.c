@@ -430,6 +430,32 @@ static void test_masked_elements_do_not_fault(void **state) {
     assert_memory_equal(cpu->s.fpu.zmm[2], &one, 4);
 }
 
+/* vmaskmovps ymm2, ymm1, [rbx], and the store: what is selected must be canonical, all of it first.
+ */
+static void test_masked_elements_out_of_bounds(void **state) {
+    (void)state;
+    const uint8_t load[] = {0xc4, 0xe2, 0x75, 0x2c, 0x13}, store[] = {0xc4, 0xe2, 0x75, 0x2e, 0x13};
+    cpu->s.gpr[RBX] = 0x7ffffffffffe;
+    memset(cpu->s.fpu.zmm[1], 0, 32);
+    assert_int_equal(engine_run(cpu, 64, load, 5), -1);
+    assert_int_equal(engine_run(cpu, 64, store, 5), -1);
+    cpu->s.fpu.zmm[1][7] = 0x80;
+    assert_int_equal(engine_run(cpu, 64, load, 5), EXC_GP);
+    assert_int_equal(engine_run(cpu, 64, store, 5), EXC_GP);
+}
+
+/* vpcmpestri xmm0, xmm0, 0 with VEX.W: its lengths are RAX and RDX in 64-bit mode only. */
+static void test_string_lengths(void **state) {
+    (void)state;
+    const uint8_t insn[] = {0xc4, 0xe3, 0xf9, 0x61, 0xc0, 0};
+    memset(cpu->s.fpu.zmm[0], 1, 16);
+    cpu->s.gpr[RAX] = cpu->s.gpr[RDX] = 1ull << 32;
+    assert_int_equal(engine_run(cpu, 32, insn, sizeof insn), -1);
+    assert_int_equal(cpu->s.gpr[RCX], 16);
+    assert_int_equal(engine_run(cpu, 64, insn, sizeof insn), -1);
+    assert_int_equal(cpu->s.gpr[RCX], 0);
+}
+
 /* In 32-bit mode VEX.W does not widen VMOVD, and the upper registers cannot be named. */
 static void test_32_bit_mode(void **state) {
     (void)state;
@@ -462,6 +488,8 @@ int main(void) {
         cmocka_unit_test(test_ldmxcsr_reserved),
         cmocka_unit_test(test_gather_stops_at_a_fault),
         cmocka_unit_test(test_masked_elements_do_not_fault),
+        cmocka_unit_test(test_masked_elements_out_of_bounds),
+        cmocka_unit_test(test_string_lengths),
         cmocka_unit_test(test_32_bit_mode),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
