@@ -90,7 +90,12 @@ struct engine_vm_params {
     struct clock *clock;
     const struct x86_cpuid *cpuid; /* outlives the vm */
     unsigned vcpus;
+    uint64_t code_cache; /* bytes for translated code; 0: as many as the engine likes */
+    bool perf_map;       /* tell perf(1) the names of translated code */
 };
+
+/* One counter of an engine; the name is only valid during the call. */
+typedef void engine_stat_fn(void *arg, const char *name, uint64_t value);
 
 enum debug_point_type { POINT_EXEC, POINT_WRITE, POINT_READ, POINT_ACCESS };
 
@@ -130,6 +135,8 @@ struct engine_ops {
     void (*invalidate)(struct engine_vm *vm);
     /* Instructions retired by this vCPU so far (an estimate where the engine cannot count). */
     uint64_t (*icount)(const struct vcpu *v);
+    /* Tells what it counted, in the order in which to print it. While no vCPU is inside run(). NULL: nothing. */
+    void (*stats)(struct engine_vm *vm, engine_stat_fn *fn, void *arg);
 };
 
 /* The part of a vCPU that all engines share; an engine's own struct embeds it first. */

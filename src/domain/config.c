@@ -23,7 +23,7 @@
 #include "domain/suggest.h"
 #include "domain/xlcfg.h"
 
-enum { T_STRING, T_SIZE, T_COUNT, T_BOOL, T_SECONDS, T_ACTION, T_CHARDEV, T_ABSENT };
+enum { T_STRING, T_SIZE, T_CACHE, T_COUNT, T_BOOL, T_SECONDS, T_ACTION, T_CHARDEV, T_ABSENT };
 
 #define AT(field) offsetof(struct config, field)
 
@@ -33,6 +33,10 @@ const struct config_key config_keys[] = {
     {"builder", NULL, NULL, NULL, false, T_STRING, AT(type), "hvm|pvh"},
     {"engine", NULL, "auto|interp|bt|kvm", "what executes the guest (auto)", true, T_STRING,
      AT(engine), "auto|interp|bt|kvm"},
+    {"code-cache", NULL, "SIZE", "memory for translated code, 1M to 1G (64M)", true, T_CACHE,
+     AT(code_cache), NULL},
+    {"perf-map", NULL, NULL, "name translated code for perf(1), in /tmp/perf-PID.map", true, T_BOOL,
+     AT(perf_map), NULL},
     {"memory", NULL, "SIZE", "RAM: 512M, 1G, or a bare number of MiB (512M)", true, T_SIZE,
      AT(memory), NULL},
     {"vcpus", NULL, "N", "virtual CPUs, 1 to 254 (1)", true, T_COUNT, AT(vcpus), NULL},
@@ -96,6 +100,7 @@ void config_init(struct config *c) {
         .debugcon = xstrdup("none"),
         .display = xstrdup("none"),
         .memory = 512ull << 20,
+        .code_cache = 64ull << 20,
         .vcpus = 1,
         .on_poweroff = ACTION_DESTROY,
         .on_reboot = ACTION_RESTART,
@@ -188,6 +193,19 @@ static int set_memory(struct config *c, const struct config_key *k, const char *
         return err_set(e, 0, "'%s' is too small: a PC has at least 2M", text);
     if (bytes > CONFIG_MEMORY_MAX)
         return err_set(e, 0, "'%s' is too large: at most 1T can be addressed", text);
+    *u64_at(c, k) = align_down(bytes, 4096);
+    return 0;
+}
+
+static int set_cache(struct config *c, const struct config_key *k, const char *text,
+                     struct err *e) {
+    uint64_t bytes;
+    int r = config_parse_size(text, &bytes, e);
+
+    if (r < 0)
+        return r;
+    if (bytes < CONFIG_CODE_CACHE_MIN || bytes > CONFIG_CODE_CACHE_MAX)
+        return err_set(e, 0, "'%s' is out of range: 1M to 1G", text);
     *u64_at(c, k) = align_down(bytes, 4096);
     return 0;
 }
@@ -296,6 +314,8 @@ static int set_text(struct config *c, const struct config_key *k, const char *te
     switch (k->type) {
     case T_SIZE:
         return set_memory(c, k, text, e);
+    case T_CACHE:
+        return set_cache(c, k, text, e);
     case T_COUNT:
         return set_vcpus(c, k, text, e);
     case T_BOOL:
@@ -462,6 +482,7 @@ static json_t *key_to_json(struct config *c, const struct config_key *k) {
     case T_CHARDEV:
         return *str_at(c, k) ? json_string(*str_at(c, k)) : json_null();
     case T_SIZE:
+    case T_CACHE:
         return json_integer((json_int_t)(*u64_at(c, k) >> 20));
     case T_COUNT:
         return json_integer((json_int_t)*u64_at(c, k));

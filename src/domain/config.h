@@ -24,14 +24,17 @@ struct config {
     char *serial, *debugcon, *display; /* never NULL */
     char *gdb;                         /* [host]:port, or NULL */
     uint64_t memory;                   /* bytes */
+    uint64_t code_cache;               /* bytes */
     uint64_t vcpus;
     uint64_t timeout_ms; /* 0: none */
-    bool debug_exit, testdev, gdb_wait;
+    bool debug_exit, testdev, gdb_wait, perf_map;
     enum config_action on_poweroff, on_reboot, on_crash;
 };
 
 #define CONFIG_MEMORY_MIN (2ull << 20)
 #define CONFIG_MEMORY_MAX (1ull << 40)
+#define CONFIG_CODE_CACHE_MIN (1ull << 20)
+#define CONFIG_CODE_CACHE_MAX (1ull << 30) /* jumps within it reach 2 GiB */
 #define CONFIG_VCPUS_MAX 254 /* xAPIC IDs are 8 bits; 255 is broadcast */
 #define CONFIG_FILE_MAX (1u << 20)
 

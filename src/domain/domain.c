@@ -139,6 +139,8 @@ static int make_machine(struct domain *d, struct err *e) {
         .cpu = c->cpu,
         .memory = c->memory,
         .vcpus = (unsigned)c->vcpus,
+        .code_cache = c->code_cache,
+        .perf_map = c->perf_map,
         .kernel = c->kernel,
         .initrd = c->ramdisk,
         .cmdline = c->cmdline,

@@ -90,6 +90,27 @@ static double mips(uint64_t instructions, uint64_t busy_ns) {
     return busy_ns ? (double)instructions * 1000 / (double)busy_ns : 0;
 }
 
+/* Names as words in text, joined by underscores in JSON. */
+static void add_counter(void *arg, const char *name, uint64_t value) {
+    cleanup_free char *key = xstrdup(name);
+
+    for (char *p = key; *p; p++)
+        *p = *p == ' ' ? '_' : *p;
+    json_object_set_new(arg, key, json_integer((json_int_t)value));
+}
+
+static json_t *engine_json(const struct machine *m) {
+    json_t *o = json_object();
+
+    if (m->params.engine->stats)
+        m->params.engine->stats(m->vm, add_counter, o);
+    return o;
+}
+
+static void print_counter(void *arg, const char *name, uint64_t value) {
+    fprintf(arg, "  %-26s %" PRIu64 "\n", name, value);
+}
+
 static void stats_json(FILE *f, const struct machine *m, uint64_t ran, uint64_t busy) {
     json_t *o = json_object(), *x = json_object();
 
@@ -105,6 +126,7 @@ static void stats_json(FILE *f, const struct machine *m, uint64_t ran, uint64_t 
         json_object_set_new(x, exits[i].name,
                             json_integer((json_int_t)total_exits(m, exits[i].reason)));
     json_object_set_new(o, "exits", x);
+    json_object_set_new(o, "counters", engine_json(m));
     json_dumpf(o, f, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     fputc('\n', f);
     json_decref(o);
@@ -128,4 +150,6 @@ void report_stats(FILE *f, const struct machine *m, uint64_t ran, bool json) {
     for (size_t i = 0; i < ARRAY_LEN(exits); i++)
         fprintf(f, " %s %" PRIu64, exits[i].name, total_exits(m, exits[i].reason));
     fprintf(f, "\nrestarts      %u\n", m->restarts);
+    if (m->params.engine->stats)
+        m->params.engine->stats(m->vm, print_counter, f);
 }

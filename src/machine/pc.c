@@ -81,7 +81,14 @@ static int make_vcpu(struct machine *m, unsigned i, struct err *e) {
 }
 
 static int make_vcpus(struct machine *m, struct err *e) {
-    const struct engine_vm_params vm = {m->mem, m->clock, &m->cpuid, m->params.vcpus};
+    const struct engine_vm_params vm = {
+        .mem = m->mem,
+        .clock = m->clock,
+        .cpuid = &m->cpuid,
+        .vcpus = m->params.vcpus,
+        .code_cache = m->params.code_cache,
+        .perf_map = m->params.perf_map,
+    };
 
     if (x86_cpuid_build(&m->cpuid, m->params.cpu, m->params.vcpus, clock_tsc_hz(m->clock), e) < 0)
         return err_wrap(e, "cpu");

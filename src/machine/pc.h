@@ -42,6 +42,8 @@ struct machine_params {
     const char *cpu; /* as x86_cpuid_build takes it */
     uint64_t memory;
     unsigned vcpus;
+    uint64_t code_cache; /* as in engine_vm_params */
+    bool perf_map;
     const char *kernel, *initrd, *cmdline; /* kernel may be NULL */
     const char *bios;                      /* instead of a kernel; may be NULL */
     struct chardev *serial, *debugcon;     /* NULL: not connected */

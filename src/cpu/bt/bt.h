@@ -14,6 +14,7 @@
 #include <pthread.h>
 
 #include "cpu/bt/emit.h"
+#include "cpu/bt/stats.h"
 #include "cpu/x86/cpu.h"
 
 #define BT_TLB_SIZE 512u
@@ -96,9 +97,9 @@ struct bt_cpu {
         uint64_t context, number;
     } contexts[BT_CONTEXTS];
     uint64_t last_context;
-    uint64_t stat_tramp, stat_blocks, stat_exits, stat_fill;
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
     struct bt_jumps jump;
+    struct bt_stats stats;
 };
 
 #define BT_POLL_STOP 16ull /* never mapped */
@@ -141,5 +142,8 @@ struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host);
 /* The code of a page was written: its blocks die. */
 void bt_cache_kill_page(struct bt_cache *cache, uint64_t backing_page);
 void bt_cache_empty(struct bt_cache *cache);
+/* From now on, names blocks for perf(1). */
+int bt_cache_name_blocks(struct bt_cache *cache, struct err *e);
+struct bt_world_stats *bt_cache_stats(struct bt_cache *cache);
 
 #endif

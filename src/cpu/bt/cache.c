@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/loop.h"
+#include "cpu/bt/perfmap.h"
 #include "cpu/x86/interp.h"
 
 #define HASH_SIZE 65536u
@@ -25,6 +27,8 @@ struct bt_cache {
     pthread_mutex_t lock; /* over blocks and both arenas */
     struct bt_block *hash[HASH_SIZE];
     struct bt_block *page[HASH_SIZE]; /* by backing page */
+    struct bt_perfmap *names;         /* NULL: nobody asked for them */
+    struct bt_world_stats stats;
 };
 
 static bool map_code(struct bt_cache *cache) {
@@ -66,10 +70,21 @@ void bt_cache_free(struct bt_cache *cache) {
     if (cache->records != MAP_FAILED)
         munmap(cache->records, cache->records_bytes);
     pthread_mutex_destroy(&cache->lock);
+    bt_perfmap_free(cache->names);
     free(cache);
 }
 
+int bt_cache_name_blocks(struct bt_cache *cache, struct err *e) {
+    cache->names = bt_perfmap_new(e);
+    return cache->names ? 0 : -1;
+}
+
+struct bt_world_stats *bt_cache_stats(struct bt_cache *cache) {
+    return &cache->stats;
+}
+
 void bt_cache_empty(struct bt_cache *cache) {
+    cache->stats.emptied++;
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->page, 0, sizeof cache->page);
     memset(cache->records, 0, cache->records_used);
@@ -123,6 +138,15 @@ static void block_keep(struct bt_cache *cache, struct bt_block *k) {
     cache->page[k->page % HASH_SIZE] = k;
 }
 
+static void count_translated(struct bt_cpu *b, const struct bt_block *k, uint64_t start) {
+    struct bt_cache *cache = b->cache;
+    cache->stats.translated++;
+    cache->stats.translate_ns += mono_now() - start;
+    if (cache->names && k->entry)
+        bt_perfmap_add(cache->names, k->code, (uint64_t)(cache->rw + cache->used - k->entry),
+                       b->c.s.rip);
+}
+
 /* Under the lock. *again: the page was written meanwhile. */
 static struct bt_block *block_make(struct bt_cpu *b, const uint8_t *host, uint64_t key,
                                    uint32_t gen, bool *again) {
@@ -131,8 +155,10 @@ static struct bt_block *block_make(struct bt_cpu *b, const uint8_t *host, uint64
         return NULL;
     *k = (struct bt_block){
         .key = key, .page = (uint32_t)(key >> BT_KEY_SHIFT >> PAGE_SHIFT), .gen = gen};
+    uint64_t start = mono_now();
     if (!bt_translate(b, k, host))
         return NULL;
+    count_translated(b, k, start);
     *again = !mem_code_commit(b->c.mem, k->page);
     if (!*again)
         block_keep(b->cache, k);
@@ -165,6 +191,7 @@ struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host) {
  */
 static void block_kill(struct bt_cache *cache, struct bt_block *k) {
     k->alive = false;
+    cache->stats.killed_blocks++;
     if (!k->entry)
         return;
     uint64_t rx = (uint64_t)(k->entry + (cache->rx - cache->rw));
@@ -189,6 +216,7 @@ static void kill_page(struct bt_cache *cache, uint64_t backing_page) {
 
 void bt_cache_kill_page(struct bt_cache *cache, uint64_t backing_page) {
     pthread_mutex_lock(&cache->lock);
+    cache->stats.killed_pages++;
     kill_page(cache, backing_page);
     pthread_mutex_unlock(&cache->lock);
 }

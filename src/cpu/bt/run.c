@@ -15,12 +15,13 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/loop.h"
 #include "cpu/bt/bt.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
 
-#define CACHE_BYTES (64ull << 20)
+#define CACHE_BYTES (64ull << 20) /* when nobody says */
 #define ALT_STACK (64u << 10)
 
 static struct bt_cpu *bt_of(struct vcpu *v) {
@@ -91,7 +92,7 @@ static void tlb_learn(struct bt_cpu *b, uint64_t lin) {
     t->addend[slot] = e->addend;
     t->rd[slot] = rd ? -page : none;
     t->wr[slot] = wr ? -page : none;
-    b->stat_fill++;
+    b->stats.filled++;
 }
 
 static void forget_writes(struct bt_cpu *b, uint64_t host_page) {
@@ -155,11 +156,15 @@ static void wait_until_left(struct world *w, struct bt_cpu *b) {
 /* The caller is in no translated code, nor holds a lock that a call out of it might take. */
 static void world_stop(struct engine_vm *vm) {
     struct world *w = vm->more;
+    struct bt_world_stats *stats = bt_cache_stats(w->cache);
+    uint64_t start = mono_now();
     pthread_mutex_lock(&w->lock);
     atomic_store(&w->stopping, true);
     for (unsigned n = 0; n < vm->params.vcpus; n++)
         if (vm->cpus[n])
             wait_until_left(w, (struct bt_cpu *)(void *)vm->cpus[n]);
+    stats->stopped++;
+    stats->stop_ns += mono_now() - start;
 }
 
 static void world_go(struct engine_vm *vm) {
@@ -200,7 +205,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     uint64_t next = c->s.rip + i->len;
     uint64_t lin = s->operand == BT_NONE ? 0 : operand_linear(b, s);
     c->next = next;
-    b->stat_tramp++;
+    b->stats.called[i->mnemonic]++;
     i->fn(c, i);
     c->s.rip = c->next;
     c->icount++;
@@ -270,7 +275,7 @@ static void enter(struct bt_cpu *b, const struct bt_block *k) {
     b->page = page;
     b->link_exit = NULL;
     b->code_written = false;
-    b->stat_blocks++;
+    b->stats.entered++;
     bt_enter(b, k->code);
     code_left(b);
     if (b->link_exit) {
@@ -448,6 +453,14 @@ static void code_written(void *arg, uint64_t page) {
 
 static const struct mem_code_ops code_ops = {.begins = code_begins, .written = code_written};
 
+static int make_cache(struct world *w, const struct engine_vm_params *p, struct err *e) {
+    uint64_t bytes = p->code_cache ? p->code_cache : CACHE_BYTES;
+    w->cache = bt_cache_new(p->mem, bytes);
+    if (!w->cache)
+        return err_set(e, errno, "code cache of %llu MiB", (unsigned long long)bytes >> 20);
+    return p->perf_map ? bt_cache_name_blocks(w->cache, e) : 0;
+}
+
 static struct engine_vm *bt_vm_create(const struct engine_vm_params *p, struct err *e) {
     struct engine_vm *vm = interp_vm_create(p, e);
     if (!vm)
@@ -457,9 +470,7 @@ static struct engine_vm *bt_vm_create(const struct engine_vm_params *p, struct e
     pthread_mutex_init(&w->lock, NULL);
     pthread_mutex_init(&w->move_lock, NULL);
     pthread_cond_init(&w->moved, NULL);
-    w->cache = bt_cache_new(p->mem, CACHE_BYTES);
-    if (!w->cache) {
-        err_set(e, errno, "engine bt: code cache of %llu MiB", CACHE_BYTES >> 20);
+    if (make_cache(w, p, e) < 0) {
         bt_vm_destroy(vm);
         return NULL;
     }
@@ -503,6 +514,15 @@ static void bt_kick(struct vcpu *v) {
     __atomic_store_n(&bt_of(v)->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
 }
 
+static void bt_stats(struct engine_vm *vm, engine_stat_fn *fn, void *arg) {
+    const struct world *w = vm->more;
+    const struct bt_stats **each = xcalloc(vm->params.vcpus, sizeof *each);
+    for (unsigned n = 0; n < vm->params.vcpus; n++)
+        each[n] = &((const struct bt_cpu *)(const void *)vm->cpus[n])->stats;
+    bt_stats_report(bt_cache_stats(w->cache), each, vm->params.vcpus, fn, arg);
+    free(each);
+}
+
 const struct engine_ops engine_bt = {
     .name = "bt",
     .probe = bt_probe,
@@ -517,4 +537,5 @@ const struct engine_ops engine_bt = {
     .set_debug = interp_set_debug,
     .invalidate = interp_invalidate,
     .icount = interp_icount,
+    .stats = bt_stats,
 };
