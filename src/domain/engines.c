@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "cpu/engine.h"
 
+/* In the order in which `auto` tries them: what has been tested longest comes first for now. */
 const struct engine_ops *const engines[] = {&engine_interp, &engine_bt, NULL};
 
 static const struct engine_ops *pick_auto(char **why, struct err *e) {
@@ -19,8 +20,8 @@ static const struct engine_ops *pick_auto(char **why, struct err *e) {
         if ((*o)->probe(&last) < 0)
             continue;
         *why = xasprintf("engine %s: %s", (*o)->name,
-                         o == engines && !o[1] ? "the only one that this build has"
-                                               : "the fastest that works on this host");
+                         *o == &engine_interp ? "the reference; --engine bt is faster, and new"
+                                              : "the first that works on this host");
         return *o;
     }
     err_set(e, 0, "no engine works on this host (see rf check): %s", err_msg(&last));
