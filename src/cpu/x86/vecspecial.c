@@ -35,9 +35,9 @@ static bool masked_selected(struct x86_cpu *c, const struct x86_insn *i, unsigne
     return element_selected(vec_reg(c, i->src), n, i->aux);
 }
 
+/* The operand goes on where a 16-bit effective address would wrap. */
 static uint64_t masked_linear(struct x86_cpu *c, const struct x86_insn *i, unsigned n, bool write) {
-    uint64_t ea = insn_ea(c, i) + n * i->aux;
-    return cpu_linear(c, i->seg, ea << i->ashift >> i->ashift, i->aux, write);
+    return cpu_wrap(c, cpu_linear(c, i->seg, insn_ea(c, i) + n * i->aux, i->aux, write));
 }
 
 /* All selected elements must have canonical addresses before the first is accessed; their alignment
@@ -132,16 +132,20 @@ static x86_op_fn *select_gather(const struct x86_decode *d, struct x86_insn *i, 
 
 /* ---- MASKMOVQ, MASKMOVDQU: bytes of dst selected by src go to DS:rDI ---- */
 
-/* Checked as if all of it were written, by eight bytes. */
+static uint64_t maskmov_linear(struct x86_cpu *c, const struct x86_insn *i, unsigned off,
+                               unsigned size) {
+    uint64_t ea = c->s.gpr[RDI] + off;
+    return cpu_linear(c, i->seg, ea << i->ashift >> i->ashift, size, true);
+}
+
+/* Checked as if all of it were written, by eight bytes, the upper half first. */
 static void masked_bytes(struct x86_cpu *c, const struct x86_insn *i, const uint8_t *from,
                          const uint8_t *mask, unsigned count) {
-    uint64_t ea = c->s.gpr[RDI] << i->ashift >> i->ashift;
-    uint64_t lin = cpu_linear(c, i->seg, ea, count, true);
-    mmu_check_alignment(c, lin, 7, i->seg);
-    mmu_probe(c, lin, count, true, i->seg);
+    for (unsigned n = count; n; n -= 8)
+        mmu_probe(c, maskmov_linear(c, i, n - 8, 8), 8, true, i->seg);
     for (unsigned n = 0; n < count; n++)
         if (element_selected(mask, n, 1))
-            mmu_st8(c, cpu_wrap(c, lin + n), from[n], i->seg);
+            mmu_st8(c, maskmov_linear(c, i, n, 1), from[n], i->seg);
 }
 
 static void op_maskmovdqu(struct x86_cpu *c, const struct x86_insn *i) {
