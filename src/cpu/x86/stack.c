@@ -43,13 +43,11 @@ OP(pop_m) {
 
 OP(pusha) {
     unsigned size = i->osize;
-    uint64_t sp = c->s.gpr[RSP], lin[8];
-    for (unsigned n = 0; n < 8; n++) {
-        lin[n] = stack_linear(c, sp - (n + 1) * size, size, true);
-        mmu_probe(c, lin[n], size, true, SEG_SS);
-    }
+    uint64_t sp = c->s.gpr[RSP];
+    /* A fault on the way leaves in memory what was pushed: the stack pointer moves last. */
     for (unsigned n = 0; n < 8; n++)
-        mmu_st(c, lin[n], reg_get(c, REG_OFF(n), size), size, SEG_SS);
+        mmu_st(c, stack_linear(c, sp - (n + 1) * size, size, true), reg_get(c, REG_OFF(n), size),
+               size, SEG_SS);
     stack_set(c, sp - 8ull * size);
 }
 
