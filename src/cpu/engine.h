@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The contract of an execution engine. The machine owns the threads, one per vCPU, and one shared loop
- * (machine/vcpu.c) that calls run() and handles the reason it came back with, whatever the engine.
- * Software engines complete port I/O and MMIO in place through mem.h and never report them
+ * The contract of an execution engine. The machine owns the threads, one per vCPU, and one shared
+ * loop (machine/vcpu.c) that calls run() and handles the reason it came back with, whatever the
+ * engine. Software engines complete port I/O and MMIO in place through mem.h and never report them
  * (docs/decisions/001-io-in-place.md); a hardware engine reports them.
  */
 #ifndef RINGFENCE_CPU_ENGINE_H
@@ -74,14 +74,16 @@ struct x86_irqchip_ops {
     /* IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC range 0x800..0x8ff. Return false for #GP. */
     bool (*read_msr)(void *apic, uint32_t msr, uint64_t *value);
     bool (*write_msr)(void *apic, uint32_t msr, uint64_t value);
-    /* The page that the local APIC answers at (IA32_APIC_BASE), or UINT64_MAX when it answers none. */
+    /* The page that the local APIC answers at (IA32_APIC_BASE), or UINT64_MAX when it answers none.
+     */
     uint64_t (*mmio_base)(void *apic);
     /* Accesses to that page by this vCPU (off in 0..4095; size 1..8). */
     uint64_t (*mmio_read)(void *apic, uint64_t off, unsigned size);
     void (*mmio_write)(void *apic, uint64_t off, unsigned size, uint64_t value);
     /* The value of FERR#/IGNNE#-style x87 errors with CR0.NE = 0: raises IRQ 13. */
     void (*ferr)(void *apic, bool level);
-    /* Guest TSC moved (WRMSR TSC, TSC_ADJUST; vcpu->tsc_offset is new): re-arm the deadline timer. */
+    /* Guest TSC moved (WRMSR TSC, TSC_ADJUST; vcpu->tsc_offset is new): re-arm the deadline timer.
+     */
     void (*tsc_changed)(void *apic);
 };
 
@@ -135,7 +137,8 @@ struct engine_ops {
     void (*invalidate)(struct engine_vm *vm);
     /* Instructions retired by this vCPU so far (an estimate where the engine cannot count). */
     uint64_t (*icount)(const struct vcpu *v);
-    /* Tells what it counted, in the order in which to print it. While no vCPU is inside run(). NULL: nothing. */
+    /* Tells what it counted, in the order in which to print it. While no vCPU is inside run().
+     * NULL: nothing. */
     void (*stats)(struct engine_vm *vm, engine_stat_fn *fn, void *arg);
 };
 
@@ -146,7 +149,8 @@ struct vcpu {
     unsigned index;
     _Atomic uint32_t events;
     _Atomic uint8_t sipi_vector;
-    _Atomic int64_t tsc_offset; /* the engine's: guest TSC = clock_tsc() + this, for the APIC's timer */
+    _Atomic int64_t
+        tsc_offset; /* the engine's: guest TSC = clock_tsc() + this, for the APIC's timer */
     const struct x86_irqchip_ops *irqchip;
     void *apic;
     void (*wake)(struct vcpu *v); /* set by the loop: wakes a halted vCPU's thread */

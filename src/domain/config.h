@@ -35,7 +35,7 @@ struct config {
 #define CONFIG_MEMORY_MAX (1ull << 40)
 #define CONFIG_CODE_CACHE_MIN (1ull << 20)
 #define CONFIG_CODE_CACHE_MAX (1ull << 30) /* jumps within it reach 2 GiB */
-#define CONFIG_VCPUS_MAX 254 /* xAPIC IDs are 8 bits; 255 is broadcast */
+#define CONFIG_VCPUS_MAX 254               /* xAPIC IDs are 8 bits; 255 is broadcast */
 #define CONFIG_FILE_MAX (1u << 20)
 
 /* The defaults of cli.md, with no kernel. */

@@ -65,8 +65,9 @@ struct mem {
     _Atomic(struct mem_map *) map;
     struct mem_priv *priv;
     /*
-     * For an engine that stores without looking at page_flags; may be NULL. Told on the thread that it happens on: a page
-     * gets MEM_PAGE_CODE (before its bytes are read), or a page that had it was written.
+     * For an engine that stores without looking at page_flags; may be NULL. Told on the thread that
+     * it happens on: a page gets MEM_PAGE_CODE (before its bytes are read), or a page that had it
+     * was written.
      */
     const struct mem_code_ops *code_ops;
     void *code_arg;

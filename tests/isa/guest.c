@@ -212,8 +212,8 @@ static const char *const reason_names[] = {
 };
 
 /*
- * The state without what set_state() forgets: an engine that translates goes its fast ways only with what it learned from
- * the run before.
+ * The state without what set_state() forgets: an engine that translates goes its fast ways only
+ * with what it learned from the run before.
  */
 static void put_state_warm(const struct x86_state *s) {
     struct x86_cpu *c = (struct x86_cpu *)(void *)guest.v;

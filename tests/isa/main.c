@@ -289,10 +289,11 @@ static void list_forms(void) {
 }
 
 static int usage(void) {
-    fputs("usage: isa [--seed S] [--cases N] [--form MNEMONIC] [--workers N] [--engine E] [--self] [--verbose]\n"
-          "       isa --seed S --case FORM.INSTANCE [--verbose]\n"
-          "       isa --list\n",
-          stderr);
+    fputs(
+        "usage: isa [--seed S] [--cases N] [--form MNEMONIC] [--workers N] [--engine E] [--self] [--verbose]\n"
+        "       isa --seed S --case FORM.INSTANCE [--verbose]\n"
+        "       isa --list\n",
+        stderr);
     return 2;
 }
 

@@ -879,7 +879,8 @@ static int group_setup(void **state) {
         r = mem_add_port(mem, 0x80, 1, "test", &PORT, NULL, &e);
     if (!r || x86_cpuid_build(&cpuid, "x86-64-v2,+pku", 1, clock_tsc_hz(clk), &e) < 0)
         return -1;
-    vm = engine_interp.vm_create(&(struct engine_vm_params){mem, clk, &cpuid, 1}, &e);
+    vm = engine_interp.vm_create(
+        &(struct engine_vm_params){.mem = mem, .clock = clk, .cpuid = &cpuid, .vcpus = 1}, &e);
     cpu = engine_interp.vcpu_create(vm, 0, &e);
     cpu->irqchip = &IRQCHIP;
     cpu->apic = &tpr;

@@ -151,7 +151,7 @@ static int rig_setup(void **state) {
     assert_non_null(r->mem);
     assert_int_equal(mem_add_ram(r->mem, GPA(0), 4 << 20, 0, &e), 0);
     assert_int_equal(x86_cpuid_build(&r->id, "x86-64-v2", 1, 1000000000, &e), 0);
-    struct engine_vm_params p = {r->mem, r->clock, &r->id, 1};
+    struct engine_vm_params p = {.mem = r->mem, .clock = r->clock, .cpuid = &r->id, .vcpus = 1};
     r->vm = engine_interp.vm_create(&p, &e);
     r->v = engine_interp.vcpu_create(r->vm, 0, &e);
     assert_non_null(r->v);
