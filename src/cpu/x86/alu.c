@@ -78,10 +78,10 @@ ALL_SIZES(NOT, not )
 #define RMW_PLAIN(bits, EXPR)                                                                      \
     MEM_LIN(bits, true);                                                                           \
     uint32_t cc = c->cc;                                                                           \
-    uint##bits##_t *p = mmu_rmw(c, lin, (bits) / 8, i->seg);                                       \
+    void *p = mmu_rmw(c, lin, (bits) / 8, i->seg);                                                 \
     if (likely(p)) {                                                                               \
-        uint##bits##_t old = *p;                                                                   \
-        *p = EXPR;                                                                                 \
+        uint##bits##_t old = guest_ld##bits(p);                                                    \
+        guest_st##bits(p, EXPR);                                                                   \
         mmu_wrote(c, p, (bits) / 8);                                                               \
     } else {                                                                                       \
         uint##bits##_t old = mmu_ld##bits(c, lin, i->seg);                                         \

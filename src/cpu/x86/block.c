@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "cpu/x86/interp.h"
+#include "mem/guest.h"
 
 #define ARENA_BYTES (64u << 20)
 #define HASH_SIZE (1u << 15)
@@ -115,7 +116,7 @@ static uint64_t linear_next_page(const struct x86_cpu *c, uint64_t lin) {
 
 static void copy_code(struct x86_cpu *c, const struct fetch *f, uint8_t *to, unsigned len) {
     for (unsigned n = 0; n < len; n++)
-        to[n] = f->host ? f->host[n] : (uint8_t)mem_io_read(c->mem, GPA(f->gpa + n), 1);
+        to[n] = f->host ? guest_ld8(f->host + n) : (uint8_t)mem_io_read(c->mem, GPA(f->gpa + n), 1);
 }
 
 /* One instruction that needs bytes of the next page, or lies outside memory. */
@@ -136,12 +137,17 @@ static void decode_gathered(struct x86_cpu *c, struct block *b, const struct fet
     b->bytes = b->insn[0].len;
 }
 
+/* Each instruction from a copy: another vCPU may be writing, and what is decoded must be one thing.
+ */
 static void decode_run(struct x86_cpu *c, struct block *b, const struct fetch *f) {
+    uint8_t bytes[INSN_MAX];
     unsigned off = 0;
     b->count = 0;
     while (b->count < BLOCK_INSNS && off < f->avail) {
         struct x86_insn *i = &b->insn[b->count];
-        if (x86_decode(c->cpuid, c->code_size, f->host + off, f->avail - off, i) == -EAGAIN)
+        unsigned len = MIN(f->avail - off, INSN_MAX);
+        guest_copy(bytes, f->host + off, len);
+        if (x86_decode(c->cpuid, c->code_size, bytes, len, i) == -EAGAIN)
             break;
         off += i->len;
         b->count++;

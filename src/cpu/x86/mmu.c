@@ -142,11 +142,8 @@ static uint64_t second_page(uint64_t lin, bool wide) {
 /* ---- accesses within one page ---- */
 
 static uint64_t place_read(struct x86_cpu *c, const struct place *p, unsigned size) {
-    uint64_t v = 0;
-    if (p->host) {
-        memcpy(&v, p->host, size);
-        return v;
-    }
+    if (p->host)
+        return guest_ld(p->host, size);
     if (on_apic_page(c, p->gpa))
         return c->v.irqchip->mmio_read(c->v.apic, p->gpa & PAGE_MASK, size);
     return mem_io_read(c->mem, GPA(p->gpa), size);
@@ -154,7 +151,7 @@ static uint64_t place_read(struct x86_cpu *c, const struct place *p, unsigned si
 
 static void place_write(struct x86_cpu *c, const struct place *p, uint64_t v, unsigned size) {
     if (p->host) {
-        memcpy(p->host, &v, size);
+        guest_st(p->host, v, size);
         mmu_wrote(c, p->host, size);
     } else if (p->rom) {
         return;

@@ -9,6 +9,7 @@
 #define RINGFENCE_CPU_X86_MMU_H
 
 #include "cpu/x86/cpu.h"
+#include "mem/guest.h"
 
 enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16, PF_PK = 32 };
 
@@ -40,9 +41,7 @@ static inline bool tlb_hit(const struct x86_cpu *c, const struct tlb_entry *e, u
     static inline uint##bits##_t mmu_ld##bits(struct x86_cpu *c, uint64_t lin, unsigned seg) {     \
         const struct tlb_entry *e = tlb_slot(c->tlb, lin);                                         \
         if (likely(tlb_hit(c, e, e->rd, lin) && (lin & PAGE_MASK) <= PAGE_SIZE - (bits) / 8)) {    \
-            uint##bits##_t v;                                                                      \
-            memcpy(&v, (const void *)(lin + e->addend), sizeof v);                                 \
-            return v;                                                                              \
+            return guest_ld##bits((const void *)(lin + e->addend));                                \
         }                                                                                          \
         return (uint##bits##_t)mmu_ld_slow(c, lin, (bits) / 8, seg);                               \
     }                                                                                              \
@@ -51,7 +50,7 @@ static inline bool tlb_hit(const struct x86_cpu *c, const struct tlb_entry *e, u
         const struct tlb_entry *e = tlb_slot(c->tlb, lin);                                         \
         if (likely(tlb_hit(c, e, e->wr, lin) && (lin & PAGE_MASK) <= PAGE_SIZE - (bits) / 8)) {    \
             void *host = (void *)(lin + e->addend);                                                \
-            memcpy(host, &v, sizeof v);                                                            \
+            guest_st##bits(host, v);                                                               \
             mmu_wrote(c, host, (bits) / 8);                                                        \
         } else {                                                                                   \
             mmu_st_slow(c, lin, v, (bits) / 8, seg);                                               \

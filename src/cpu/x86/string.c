@@ -108,25 +108,22 @@ static uint64_t run_at(struct x86_cpu *c, const struct x86_insn *i, unsigned reg
 
 static void fill(uint8_t *to, uint64_t v, unsigned size, uint64_t count) {
     if (size == 1 || v == 0) {
-        memset(to, (int)(v & 0xff), count * size);
+        guest_fill(to, (uint8_t)v, count * size);
         return;
     }
     for (uint64_t n = 0; n < count; n++)
-        memcpy(to + n * size, &v, size);
+        guest_st(to + n * size, v, size);
 }
 
 /* Overlapping upward copies repeat what they have just written, as element-wise execution does. */
 static void copy_up(uint8_t *to, const uint8_t *from, unsigned size, uint64_t count) {
     uint64_t ahead = (uint64_t)(to - from);
     if (ahead >= count * size) {
-        memmove(to, from, count * size);
+        guest_copy(to, from, count * size);
         return;
     }
-    for (uint64_t n = 0; n < count; n++) {
-        uint64_t v = 0;
-        memcpy(&v, from + n * size, size);
-        memcpy(to + n * size, &v, size);
-    }
+    for (uint64_t n = 0; n < count; n++)
+        guest_st(to + n * size, guest_ld(from + n * size, size), size);
 }
 
 static uint64_t bulk_movs(struct x86_cpu *c, const struct x86_insn *i, uint64_t left) {
