@@ -88,7 +88,7 @@ def run_one(test, build, factor):
 
 
 def execute(test, build, factor, result):
-    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT='TAP', **test['env'])
+    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT='TAP', RF_TIME_FACTOR=str(factor), **test['env'])
     limit = test['timeout'] * factor if test['timeout'] > 0 else None
     # meson names programs relative to the build folder.
     with subprocess.Popen(test['cmd'], env=env, cwd=test['workdir'] or build,

@@ -5,13 +5,17 @@ A guest is real-mode code in a 64 KiB ROM that starts at the reset vector, so th
 kernel. Every function of a test file whose name starts with "test_" is one test point.
 """
 import os
+import re
+import select
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 
 RF = sys.argv[1] if len(sys.argv) > 1 else 'build/rf'
-LIMIT = 60
+# No test waits this long for anything but an error; sanitizers and busy machines take their time.
+LIMIT = 60 * float(os.environ.get('RF_TIME_FACTOR', '1'))
 
 
 class Skip(Exception):
@@ -34,6 +38,24 @@ def rf(*args, stdin=b'', env=None, **kw):
     return Result(p.returncode, p.stdout, p.stderr.decode('utf-8', 'replace'))
 
 
+_spawned = []
+
+
+def spawn(*args, **kw):
+    """Starts rf; it does not outlive the test."""
+    p = subprocess.Popen([RF, *map(str, args)], **kw)
+    _spawned.append(p)
+    return p
+
+
+def reap():
+    while _spawned:
+        p = _spawned.pop()
+        if p.poll() is None:
+            p.kill()
+            p.wait()
+
+
 def check(condition, *what):
     if not condition:
         raise AssertionError('\n'.join(map(str, what)))
@@ -47,7 +69,95 @@ def expect(result, status, *in_stderr):
     return result
 
 
-# Guests. Machine code is given as bytes; what it means stands beside it.
+# Linux guests.
+
+BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|stall|Call Trace|WARNING')
+# What a kernel complains about on a machine that is in order: PCI without memory-mapped configuration.
+HARMLESS = re.compile(r'fail to add MMCONFIG information')
+
+
+def find_appliance():
+    beside = os.path.join(os.path.dirname(os.path.abspath(RF)), 'appliance')
+    folder = os.environ.get('RINGFENCE_APPLIANCE') or beside
+    if not os.path.exists(os.path.join(folder, 'cmdline')):
+        raise Skip(f'no appliance in {folder}')
+    return folder
+
+
+def clean_log(log):
+    """`log` is what `dmesg -r` prints: no line at level "warning" or worse, no known bad word."""
+    lines = log.splitlines()
+    check(len(lines) > 100, 'not a log', log)
+    bad = [x for x in lines if BAD.search(x) or re.match(r'<[0-4]>', x) and not HARMLESS.search(x)]
+    check(not bad, *bad)
+
+
+class Guest:
+    """A Linux guest whose console we hold. It is spoken to only when it is known to listen: its serial
+    driver empties the chip's FIFO when the console is opened."""
+
+    def __init__(self, p):
+        self.p = p
+        self.seen = b''
+        self.at = 0  # what comes before has been looked at
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for f in (self.p.stdin, self.p.stdout, self.p.stderr):
+            f.close()
+
+    def __repr__(self):
+        return self.text()[-4000:]
+
+    def text(self):
+        return self.seen.decode('utf-8', 'replace')
+
+    def wait_for(self, pattern):
+        """The match of `pattern`, once it has come."""
+        end = time.monotonic() + 10 * LIMIT
+        while True:
+            m = re.compile(pattern.encode()).search(self.seen, self.at)
+            if m:
+                self.at = m.end()
+                return m
+            left = end - time.monotonic()
+            check(left > 0 and select.select([self.p.stdout], [], [], left)[0],
+                  f'waiting for {pattern}', self)
+            data = os.read(self.p.stdout.fileno(), 65536)
+            check(data, f'the guest ended before {pattern}', self)
+            self.seen += data
+
+    def wait_for_shell(self):
+        self.wait_for(r'ringfence:\S+# ')
+
+    def type(self, line):
+        self.p.stdin.write(line.encode() + b'\n')
+        self.p.stdin.flush()
+
+    def run(self, command):
+        """What a command prints; it must succeed."""
+        start = self.at
+        self.type(command + '; echo "<$?>"')
+        m = self.wait_for(r'<(\d+)>\r\n')
+        check(m.group(1) == b'0', command, m.group(), self)
+        out = self.seen[start:m.start()].decode('utf-8', 'replace').replace('\r', '')
+        return out.partition('"<$?>"\n')[2]
+
+    def end(self, command, status):
+        self.type(command)
+        out, err = self.p.communicate(timeout=LIMIT)
+        self.seen += out
+        check(self.p.returncode == status, self.p.returncode, self, err.decode())
+
+
+def start_guest(appliance, *args):
+    return Guest(spawn('run', *args, env={**os.environ, 'RINGFENCE_APPLIANCE': appliance},
+                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+
+
+# Tiny guests. Machine code is given as bytes; what it means stands beside it.
 
 def out8(port, value):
     return b'\xba' + port.to_bytes(2, 'little') + bytes([0xb0, value]) + b'\xee'
@@ -130,4 +240,5 @@ def main(names):
             print(f'not ok {i} - {title}', flush=True)
             for line in traceback.format_exc().splitlines():
                 print(f'# {line}', flush=True)
+        reap()
     sys.exit(failed > 0)

@@ -9,8 +9,8 @@ import subprocess
 import termios
 import time
 
-from rftest import (ECHO, LIMIT, POWER_OFF, RF, SPIN, WAIT_THR, check, expect, loop, main,
-                    out8, puts, rf, rom, workdir)
+from rftest import (check, ECHO, expect, LIMIT, loop, main, out8, POWER_OFF, puts, rf, rom, spawn,
+                    SPIN, WAIT_THR, workdir)
 
 
 class Session:
@@ -20,8 +20,8 @@ class Session:
         self.master, slave = pty.openpty()
         self.slave = slave
         self.before = termios.tcgetattr(slave)
-        self.p = subprocess.Popen([RF, 'run', *args], stdin=slave, stdout=slave, stderr=slave,
-                                  start_new_session=True)
+        self.p = spawn('run', *args, stdin=slave, stdout=slave, stderr=slave,
+                       start_new_session=True)
         self.seen = b''
 
     def wait_for(self, text):
@@ -137,8 +137,8 @@ LOTS = (b'\xbf\x30\x75'                                   # mov di,30000
 def test_a_slow_reader_gets_everything():
     many = b'\xbe\x08\x00' + LOTS[:-len(POWER_OFF)]        # mov si,8; 30000 times
     many += b'\x4e\x75' + bytes([0x100 - (len(many) - 3 + 3)]) + POWER_OFF  # dec si; jnz
-    p = subprocess.Popen([RF, 'run', '--bios', rom(many)], stdin=subprocess.DEVNULL,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = spawn('run', '--bios', rom(many), stdin=subprocess.DEVNULL,
+              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(1)
     check(p.poll() is None, 'it did not wait for its reader')
     out = p.stdout.read()
@@ -147,22 +147,22 @@ def test_a_slow_reader_gets_everything():
 
 
 def test_a_blocked_reader_does_not_block_the_end():
-    p = subprocess.Popen([RF, 'run', '--timeout', '1', '--bios',
-                          rom(loop(WAIT_THR + out8(0x3f8, 65)))],
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    check(p.wait(timeout=20) == 124)
+    p = spawn('run', '--timeout', '1', '--bios',
+              rom(loop(WAIT_THR + out8(0x3f8, 65))),
+              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    check(p.wait(timeout=LIMIT) == 124)
     p.stdout.close()
     p.stderr.close()
 
 
 def test_a_closed_pipe_is_no_signal():
-    p = subprocess.Popen([RF, 'run', '--timeout', '2', '--bios',
-                          rom(loop(WAIT_THR + out8(0x3f8, 65)))],
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = spawn('run', '--timeout', '2', '--bios',
+              rom(loop(WAIT_THR + out8(0x3f8, 65))),
+              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     p.stdout.read(1)
     p.stdout.close()
     err = p.stderr.read()
-    check(p.wait(timeout=20) == 124, err)
+    check(p.wait(timeout=LIMIT) == 124, err)
     check(b'output is dropped' in err, err)
 
 
@@ -187,8 +187,8 @@ def test_a_full_disk():
 
 
 def test_a_pty():
-    p = subprocess.Popen([RF, 'run', '--serial', 'pty', '--bios', rom(puts('lost') + ECHO)],
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = spawn('run', '--serial', 'pty', '--bios', rom(puts('lost') + ECHO),
+              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     line = b''
     while b'/dev/pts' not in line:
         line = p.stderr.readline()

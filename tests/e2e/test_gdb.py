@@ -6,17 +6,17 @@ import shutil
 import socket
 import subprocess
 
-from rftest import (LIMIT, POWER_OFF, RF, SPIN, Skip, TRIPLE_FAULT, check, loop, main, out8, puts,
-                    rom)
+from rftest import (check, LIMIT, loop, main, POWER_OFF, puts, rom, Skip, spawn, SPIN,
+                    TRIPLE_FAULT)
 
 
 class Debugger:
     """rf with --gdb, and a client that is connected to it."""
 
     def __init__(self, code, *args, client=True):
-        self.p = subprocess.Popen([RF, 'run', '--gdb', ':0', *args, '--bios', rom(code)],
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE)
+        self.p = spawn('run', '--gdb', ':0', *args, '--bios', rom(code),
+                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                       stderr=subprocess.PIPE)
         line = b''
         while not line.startswith(b'gdb: target remote'):
             line = self.p.stderr.readline()

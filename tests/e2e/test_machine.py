@@ -7,8 +7,8 @@ import signal
 import subprocess
 import time
 
-from rftest import (HALT, LIMIT, POWER_OFF, RESET, RF, SPIN, TRIPLE_FAULT, check, expect, in8, loop,
-                    main, out8, puts, rf, rom)
+from rftest import (check, expect, HALT, in8, LIMIT, loop, main, out8, POWER_OFF, puts, RESET, rf,
+                    rom, spawn, SPIN, TRIPLE_FAULT)
 
 
 def test_power_off():
@@ -69,8 +69,8 @@ def test_an_idle_guest_costs_nothing():
 
 
 def start(*args, **kw):
-    p = subprocess.Popen([RF, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, **kw)
+    p = spawn(*args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+              stderr=subprocess.PIPE, **kw)
     check(p.stdout.read(1) == b'>', 'the guest did not start')
     return p
 
@@ -121,6 +121,20 @@ def big_real(code):
 
 def test_all_of_memory_can_be_read():
     result = expect(rf('run', '--bios', rom(big_real(BIG_REAL + puts('done') + POWER_OFF))), 0)
+    check(result.out == b'done', result)
+
+
+# The same with writes, from 2 MiB on: RAM, nothing, the chips, the ROM.
+BIG_REAL_WRITE = (BIG_REAL[:BIG_REAL.index(b'\x66\x31\xf6')]
+                  + b'\x66\x31\xc0'                           # xor eax,eax
+                  + b'\x66\xbe\x00\x00\x20\x00'               # mov esi,200000h
+                  + b'\x67\x66\x89\x06'                       # mov [esi],eax
+                  + b'\x66\x81\xc6\x00\x10\x00\x00\x75\xf3')  # add esi,1000h; jnz
+
+
+def test_all_of_memory_can_be_written():
+    result = expect(rf('run', '--memory', '4M', '--bios',
+                       rom(big_real(BIG_REAL_WRITE + puts('done') + POWER_OFF))), 0)
     check(result.out == b'done', result)
 
 
