@@ -14,16 +14,7 @@
 #include "base/util.h"
 
 static uint8_t *reserve(struct record_writer *w, size_t len) {
-    if (len > w->cap - w->len) {
-        size_t cap = MAX(w->cap * 2, w->len + len);
-        uint8_t *buf = xcalloc(MAX(cap, 256), 1);
-
-        if (w->len)
-            memcpy(buf, w->buf, w->len);
-        free(w->buf);
-        w->buf = buf;
-        w->cap = MAX(cap, 256);
-    }
+    xreserve(&w->buf, &w->cap, w->len, len);
     w->len += len;
     return w->buf + w->len - len;
 }

@@ -47,3 +47,18 @@ char *xasprintf(const char *fmt, ...) {
     va_end(ap);
     return must(n < 0 ? NULL : s);
 }
+
+/* Not realloc: what was not written yet reads as zero. */
+void xreserve(uint8_t **buf, size_t *cap, size_t len, size_t more) {
+    size_t bigger = MAX(MAX(*cap * 2, len + more), 256);
+    uint8_t *grown;
+
+    if (more <= *cap - len)
+        return;
+    grown = xcalloc(bigger, 1);
+    if (len)
+        memcpy(grown, *buf, len);
+    free(*buf);
+    *buf = grown;
+    *cap = bigger;
+}

@@ -171,16 +171,7 @@ struct builder {
 };
 
 static void *append(struct builder *b, const void *p, size_t n) {
-    if (b->len + n > b->cap) {
-        size_t cap = MAX(b->cap * 2, b->len + n + 4096);
-        uint8_t *grown = xcalloc(1, cap);
-
-        if (b->len)
-            memcpy(grown, b->buf, b->len);
-        free(b->buf);
-        b->buf = grown;
-        b->cap = cap;
-    }
+    xreserve(&b->buf, &b->cap, b->len, n);
     void *at = b->buf + b->len;
 
     memcpy(at, p, n);

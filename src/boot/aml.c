@@ -55,16 +55,7 @@ void aml_free(struct aml *a) {
 
 /* Opens a gap of n bytes at `at`. */
 static uint8_t *insert(struct aml *a, size_t at, size_t n) {
-    if (a->len + n > a->cap) {
-        size_t cap = MAX(a->cap * 2, a->len + n + 1024);
-        uint8_t *p = xcalloc(1, cap);
-
-        if (a->len)
-            memcpy(p, a->buf, a->len);
-        free(a->buf);
-        a->buf = p;
-        a->cap = cap;
-    }
+    xreserve(&a->buf, &a->cap, a->len, n);
     memmove(a->buf + at + n, a->buf + at, a->len - at);
     a->len += n;
     return a->buf + at;

@@ -9,25 +9,10 @@
 #include "boot/pvh.h"
 #include "cpu/x86/state.h"
 #include "dev/pc_layout.h"
+#include "fuzz_guest.h"
 #include "mem/mem.h"
 
-#define RAM_BYTES (4ull << 20)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 static struct e820_layout layout;
-
-static struct mem *guest(void) {
-    struct mem *m;
-
-    if (e820_layout_init(&layout, RAM_BYTES, NULL) < 0 || !(m = mem_new(RAM_BYTES, 0, NULL)))
-        abort();
-    for (unsigned i = 0; i < layout.ram_count; i++)
-        if (mem_add_ram(m, GPA(layout.ram[i].gpa), layout.ram[i].size, layout.ram[i].backing,
-                        NULL) < 0)
-            abort();
-    return m;
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct mem *m;
@@ -36,7 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct elf elf;
 
     if (!m)
-        m = guest();
+        m = fuzz_guest(&layout);
     place_init(&l.place, m, &layout);
     if (elf_parse(&elf, data, size, NULL) == 0) {
         elf_entry_paddr(&elf);

@@ -7,25 +7,10 @@
 #include "boot/loader.h"
 #include "boot/multiboot.h"
 #include "cpu/x86/state.h"
+#include "fuzz_guest.h"
 #include "mem/mem.h"
 
-#define RAM_BYTES (4ull << 20)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 static struct e820_layout layout;
-
-static struct mem *guest(void) {
-    struct mem *m;
-
-    if (e820_layout_init(&layout, RAM_BYTES, NULL) < 0 || !(m = mem_new(RAM_BYTES, 0, NULL)))
-        abort();
-    for (unsigned i = 0; i < layout.ram_count; i++)
-        if (mem_add_ram(m, GPA(layout.ram[i].gpa), layout.ram[i].size, layout.ram[i].backing,
-                        NULL) < 0)
-            abort();
-    return m;
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct mem *m;
@@ -33,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct loader l = {.kernel = "fuzz", .cmdline = "", .bsp = &bsp};
 
     if (!m)
-        m = guest();
+        m = fuzz_guest(&layout);
     place_init(&l.place, m, &layout);
     multiboot_load(&l, data, size, NULL);
     return 0;

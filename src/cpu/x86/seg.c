@@ -152,17 +152,17 @@ static void load_stack(struct x86_cpu *c, uint16_t sel) {
     c->s.seg[SEG_SS] = seg_from_desc(&d, sel);
 }
 
-static void load_data(struct x86_cpu *c, unsigned sreg, uint16_t sel) {
+void seg_load_data(struct x86_cpu *c, unsigned sreg, uint16_t sel, unsigned vector) {
     struct seg_desc d;
     if (sel_is_null(sel)) {
         c->s.seg[sreg] = seg_null(sel, 0);
         return;
     }
-    seg_fetch_or_fault(c, sel, EXC_GP, &d);
+    seg_fetch_or_fault(c, sel, vector, &d);
     if (!desc_is_readable(&d))
-        seg_fault(c, EXC_GP, sel);
+        seg_fault(c, vector, sel);
     if (!desc_is_conforming(&d) && MAX(c->cpl, sel & 3u) > desc_dpl(&d))
-        seg_fault(c, EXC_GP, sel);
+        seg_fault(c, vector, sel);
     if (!desc_present(&d))
         seg_fault(c, EXC_NP, sel);
     seg_set_accessed(c, &d);
@@ -175,7 +175,7 @@ void seg_load(struct x86_cpu *c, unsigned sreg, uint16_t sel) {
     else if (sreg == SEG_SS)
         load_stack(c, sel);
     else
-        load_data(c, sreg, sel);
+        seg_load_data(c, sreg, sel, EXC_GP);
 }
 
 void seg_load_ldtr(struct x86_cpu *c, uint16_t sel, unsigned vector, unsigned absent) {

@@ -93,6 +93,9 @@ static inline bool seg_canonical(const struct x86_cpu *c, uint64_t lin) {
 
 /* Loads ES, SS, DS, FS or GS with all checks, in every mode. Does not call cpu_update_mode(). */
 void seg_load(struct x86_cpu *c, unsigned sreg, uint16_t sel);
+/* A data segment register in protected mode; what is wrong with the selector or descriptor is a
+ * fault with that vector, a segment that is not present #NP. */
+void seg_load_data(struct x86_cpu *c, unsigned sreg, uint16_t sel, unsigned vector);
 /* Real and virtual-8086 mode: any segment register, CS too. */
 void seg_load_real(struct x86_cpu *c, unsigned sreg, uint16_t sel);
 /* The checks of an SS load for a given privilege: `vector` for all but presence (#SS). Nothing is

@@ -154,22 +154,6 @@ static void load_stack(struct x86_cpu *c, const struct image *m) {
     c->s.seg[SEG_SS] = seg_from_desc(&d, sel);
 }
 
-static void load_data(struct x86_cpu *c, unsigned sreg, uint16_t sel) {
-    struct seg_desc d;
-    if (sel_is_null(sel)) {
-        c->s.seg[sreg] = seg_null(sel, 0);
-        return;
-    }
-    seg_fetch_or_fault(c, sel, EXC_TS, &d);
-    bool dpl_ok = desc_is_conforming(&d) || desc_dpl(&d) >= MAX(c->cpl, sel & 3u);
-    if (!desc_is_readable(&d) || !dpl_ok)
-        seg_fault(c, EXC_TS, sel);
-    if (!desc_present(&d))
-        seg_fault(c, EXC_NP, sel);
-    seg_set_accessed(c, &d);
-    c->s.seg[sreg] = seg_from_desc(&d, sel);
-}
-
 static void load_segments(struct x86_cpu *c, const struct image *m) {
     seg_load_ldtr(c, m->ldt, EXC_TS, EXC_TS);
     if (c->vm86) {
@@ -178,10 +162,10 @@ static void load_segments(struct x86_cpu *c, const struct image *m) {
     } else {
         load_code(c, m);
         load_stack(c, m);
-        load_data(c, SEG_ES, m->sreg[SEG_ES]);
-        load_data(c, SEG_DS, m->sreg[SEG_DS]);
-        load_data(c, SEG_FS, m->sreg[SEG_FS]);
-        load_data(c, SEG_GS, m->sreg[SEG_GS]);
+        seg_load_data(c, SEG_ES, m->sreg[SEG_ES], EXC_TS);
+        seg_load_data(c, SEG_DS, m->sreg[SEG_DS], EXC_TS);
+        seg_load_data(c, SEG_FS, m->sreg[SEG_FS], EXC_TS);
+        seg_load_data(c, SEG_GS, m->sreg[SEG_GS], EXC_TS);
     }
     cpu_update_mode(c);
 }
