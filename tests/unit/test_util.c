@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -55,6 +56,21 @@ static void allocation(void **state) {
     assert_memory_equal(z, zero, 64);
 }
 
+static void growth(void **state) {
+    uint8_t *buf = NULL;
+    size_t cap = 0;
+
+    (void)state;
+    for (size_t len = 0; len < 5000; len += 7) {
+        xreserve(&buf, &cap, len, 7);
+        assert_true(cap >= len + 7);
+        memset(buf + len, (int)(len & 0xff), 7);
+    }
+    for (size_t len = 0; len < 5000; len += 7)
+        assert_int_equal(buf[len], len & 0xff);
+    free(buf);
+}
+
 static void container(void **state) {
     struct outer {
         int a;
@@ -71,6 +87,7 @@ int main(void) {
         cmocka_unit_test(alignment),
         cmocka_unit_test(descriptor_closes_with_its_scope),
         cmocka_unit_test(allocation),
+        cmocka_unit_test(growth),
         cmocka_unit_test(container),
     };
 
