@@ -85,8 +85,9 @@ struct bt_cpu {
     bool vector;        /* code that runs now has the guest's vector registers in the host's */
     bool vector_wanted; /* the block that was left ended before a vector instruction */
     uint32_t host_mxcsr;
-    bool code_written;    /* a page with translated code was, by this vCPU */
-    _Atomic bool in_code; /* between entering and leaving translated code, calls out included */
+    bool code_written;     /* a page with translated code was, by this vCPU */
+    _Atomic bool in_code;  /* between entering and leaving translated code, calls out included */
+    unsigned link_flushes; /* bt_cache_flushes() when link_exit was set */
     struct bt_exit *link_exit; /* the exit through which the code was left, or NULL */
     struct bt_cache *cache;
     uint64_t seen_space; /* asid and paging generation of the inline TLB's contents */
@@ -142,6 +143,8 @@ struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host);
 /* The code of a page was written: its blocks die. */
 void bt_cache_kill_page(struct bt_cache *cache, uint64_t backing_page);
 void bt_cache_empty(struct bt_cache *cache);
+/* How often it was: a block that was found before a change of this number may be gone. */
+unsigned bt_cache_flushes(const struct bt_cache *cache);
 /* From now on, names blocks for perf(1). */
 int bt_cache_name_blocks(struct bt_cache *cache, struct err *e);
 struct bt_world_stats *bt_cache_stats(struct bt_cache *cache);

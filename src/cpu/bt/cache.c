@@ -25,6 +25,7 @@ struct bt_cache {
     uint8_t *records;
     uint64_t records_bytes, records_used;
     pthread_mutex_t lock; /* over blocks and both arenas */
+    _Atomic unsigned flushes;
     struct bt_block *hash[HASH_SIZE];
     struct bt_block *page[HASH_SIZE]; /* by backing page */
     struct bt_perfmap *names;         /* NULL: nobody asked for them */
@@ -84,11 +85,18 @@ struct bt_world_stats *bt_cache_stats(struct bt_cache *cache) {
 }
 
 void bt_cache_empty(struct bt_cache *cache) {
+    pthread_mutex_lock(&cache->lock);
     cache->stats.emptied++;
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->page, 0, sizeof cache->page);
     memset(cache->records, 0, cache->records_used);
     cache->used = cache->records_used = 0;
+    atomic_fetch_add(&cache->flushes, 1);
+    pthread_mutex_unlock(&cache->lock);
+}
+
+unsigned bt_cache_flushes(const struct bt_cache *cache) {
+    return atomic_load(&cache->flushes);
 }
 
 struct emit bt_cache_emit(struct bt_cache *cache) {

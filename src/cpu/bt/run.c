@@ -240,7 +240,6 @@ static void cache_empty(struct bt_cpu *b) {
         if (vm->cpus[n]) {
             struct bt_cpu *o = (struct bt_cpu *)(void *)vm->cpus[n];
             jumps_clear(o);
-            o->link_exit = NULL;
         }
     world_go(vm);
 }
@@ -267,7 +266,7 @@ static struct bt_block *next_block(struct bt_cpu *b) {
 
 static void enter(struct bt_cpu *b, const struct bt_block *k) {
     uint64_t rip = b->c.s.rip, page = rip & ~PAGE_MASK, slot = jump_index(rip);
-    if (b->link_exit)
+    if (b->link_exit && b->link_flushes == bt_cache_flushes(b->cache))
         link_exit(b, k, page);
     b->jump.tag[slot] = -(rip + b->context_key);
     b->jump.code[slot] = k->code;
@@ -277,11 +276,13 @@ static void enter(struct bt_cpu *b, const struct bt_block *k) {
     b->code_written = false;
     b->stats.entered++;
     bt_enter(b, k->code);
-    code_left(b);
+    /* Once it is said that the code was left, the exit's record may be gone. */
     if (b->link_exit) {
         b->c.s.rip = b->page + (uint64_t)(int64_t)b->link_exit->target;
         b->vector_wanted = b->link_exit->vector;
+        b->link_flushes = bt_cache_flushes(b->cache);
     }
+    code_left(b);
 }
 
 /* User code that uses vectors keeps them in the host's registers; a kernel, only as long as it
@@ -303,6 +304,7 @@ static void run_code(struct bt_cpu *b) {
     }
     if (c->context != b->seen_context || c->tlb != b->seen_tlb || b->vector != b->seen_vector)
         context_changed(b);
+    unsigned flushes = bt_cache_flushes(b->cache);
     struct bt_block *k = next_block(b);
     if (!k) {
         b->link_exit = NULL;
@@ -312,7 +314,7 @@ static void run_code(struct bt_cpu *b) {
     __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
     if (!code_entered(b))
         return; /* the cache may have been emptied */
-    if (interp_needs_attention(c)) {
+    if (interp_needs_attention(c) || flushes != bt_cache_flushes(b->cache)) {
         code_left(b);
         return;
     }

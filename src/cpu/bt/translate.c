@@ -278,11 +278,18 @@ static bool push_pop_simple(const struct item *it) {
     return it->zi.operand_width == 64 && (reg || imm);
 }
 
+/* Relative to the page. */
+static int64_t branch_target(const struct item *it) {
+    return (int64_t)it->off + it->insn->len + (int64_t)it->insn->imm;
+}
+
 static enum kind branch_kind(const struct item *it) {
     bool direct = it->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     if (it->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
         (memory_operand(it) && !memory_simple(it)))
         return LAST;
+    if (direct && branch_target(it) != (int32_t)branch_target(it))
+        return LAST; /* further from the page than LEA reaches */
     switch (it->zi.mnemonic) {
     case ZYDIS_MNEMONIC_JMP:
         return direct ? JMP : JMP_TO;
@@ -805,10 +812,6 @@ static void emit_exit(struct tr *t, const struct item *it, int64_t target, bool 
     emit_lookup(t, cold, 0);
     cold->rcx_lent = !t->rcx_free;
     emit_go(t);
-}
-
-static int64_t branch_target(const struct item *it) {
-    return (int64_t)it->off + it->insn->len + (int64_t)it->insn->imm;
 }
 
 static bool backward(const struct item *it) {
