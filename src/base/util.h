@@ -30,7 +30,8 @@ void *xcalloc(size_t count, size_t size) __attribute__((malloc, returns_nonnull)
 char *xstrdup(const char *s) __attribute__((malloc, returns_nonnull));
 char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2), returns_nonnull));
 
-/* Room for `more` bytes behind the `len` in a buffer that xcalloc made (or NULL), which may move. */
+/* Room for `more` bytes behind the `len` in a buffer that xcalloc made (or NULL), which may move.
+ */
 void xreserve(uint8_t **buf, size_t *cap, size_t len, size_t more);
 
 /* True when [off, off + len) lies within [0, size), without overflow. */

@@ -35,7 +35,7 @@ uint64_t rng_next(struct rng *r) {
 }
 
 unsigned rng_below(struct rng *r, unsigned n) {
-    return (unsigned)(rng_next(r) >> 33) % n;
+    return n ? (unsigned)(rng_next(r) >> 33) % n : 0;
 }
 
 static unsigned below(struct gen *g, unsigned n) {
@@ -917,7 +917,7 @@ static void make_function(struct gen *g, unsigned items) {
     static const uint16_t usable = 1 << RAX | 1 << RCX | 1 << RDX | 1 << RSI | 1 << RDI | 1 << R8 |
                                    1 << R9 | 1 << R10 | 1 << R11 | 1 << R15;
     do
-        g->free = usable & (unsigned)(rng_next(&g->rng) | rng_next(&g->rng));
+        g->free = usable & (unsigned)(rng_next(&g->rng) >> 7 | rng_next(&g->rng));
     while (!g->free);
     unsigned first = g->p->count;
     g->p->function[g->function] = first;
@@ -986,7 +986,7 @@ static uint32_t target(const struct program *p, const struct fix *fix) {
     case FIX_WINDOW:
         return fix->arg;
     case FIX_ITEM:
-        return to->at;
+        return to ? to->at : 0;
     case FIX_FUNCTION:
         return p->item[p->function[fix->arg]].at;
     default: /* to somewhere harmless when there is nothing to patch */
