@@ -142,8 +142,9 @@ class Guest:
         self.type(command + '; echo "<$?>"')
         m = self.wait_for(r'<(\d+)>\r\n')
         check(m.group(1) == b'0', command, m.group(), self)
+        self.wait_for_shell()
         out = self.seen[start:m.start()].decode('utf-8', 'replace').replace('\r', '')
-        return out.partition('"<$?>"\n')[2]
+        return out.rpartition('"<$?>"\n')[2]
 
     def end(self, command, status):
         self.type(command)
