@@ -30,18 +30,17 @@ struct block_cache {
     size_t used;
     struct block *hash[HASH_SIZE];
     struct jump jump[JUMP_SIZE];
-    struct {
-        struct block head;
-        struct x86_insn insn[1];
-    } uncached; /* for code outside memory */
+    struct block *uncached; /* for code outside memory */
 };
 
 struct block_cache *block_cache_new(struct mem *mem) {
     struct block_cache *bc = xcalloc(1, sizeof *bc);
+    bc->uncached = xcalloc(1, sizeof *bc->uncached + sizeof(struct x86_insn));
     bc->mem = mem;
     bc->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bc->arena == MAP_FAILED) {
+        free(bc->uncached);
         free(bc);
         return NULL;
     }
@@ -52,6 +51,7 @@ void block_cache_free(struct block_cache *bc) {
     if (!bc)
         return;
     munmap(bc->arena, ARENA_BYTES);
+    free(bc->uncached);
     free(bc);
 }
 
@@ -179,7 +179,7 @@ static struct block *block_make(struct x86_cpu *c, struct block_cache *bc, const
 /* Code in MMIO or nowhere: decoded each time, never kept. */
 static struct block *block_uncached(struct x86_cpu *c, struct block_cache *bc,
                                     const struct fetch *f) {
-    struct block *b = &bc->uncached.head;
+    struct block *b = bc->uncached;
     *b = (struct block){.key = UINT64_MAX, .page2 = NO_PAGE};
     decode_gathered(c, b, f);
     b->insn[0].flags |= INSN_END;
@@ -243,7 +243,7 @@ struct block *block_find(struct x86_cpu *c, struct block_cache *bc) {
                !block_stale(j->block, c->mem->page_gen)))
         return j->block;
     struct block *b = block_lookup(c, bc, code_linear(c));
-    if (b->page2 == NO_PAGE && b != &bc->uncached.head)
+    if (b->page2 == NO_PAGE && b != bc->uncached)
         *j = (struct jump){.rip = lin, .context = c->context, .block = b};
     return b;
 }
