@@ -28,6 +28,9 @@ enum { PORTB_GATE2 = 0x01, PORTB_WRITABLE = 0x0f, PORTB_REFRESH = 0x10, PORTB_OU
 
 /* Timers closer than this would only keep the host busy. */
 #define MIN_TIMER_NS 20000
+/* How fast ticks that are owed follow each other, and how many may be. */
+#define CATCH_UP_NS 200000
+#define OWED_MAX 1000
 
 struct counter {
     uint8_t control; /* RW, mode and BCD as last written */
@@ -45,6 +48,7 @@ struct counter {
     uint8_t status;
     uint64_t start;   /* clock (since guest time 0) at which CE was loaded */
     uint64_t elapsed; /* clocks since then, while not running */
+    uint64_t take;    /* clock at which a running CE takes what is pending (modes 2 and 3) */
 };
 
 struct pit8254 {
@@ -54,6 +58,8 @@ struct pit8254 {
     struct region *region[2];
     struct irq_line irq0;
     struct timer *timer;
+    uint64_t due;  /* clock of counter 0's next rise; UINT64_MAX: there is none */
+    unsigned owed; /* rises of a periodic counter 0 that the host was too late for */
     uint8_t portb;
     struct counter c[3];
 };
@@ -106,7 +112,7 @@ static uint16_t to_ce(const struct counter *c, uint64_t value) {
 static uint64_t elapsed(const struct counter *c, uint64_t now) {
     if (!c->running)
         return c->elapsed;
-    return now > c->start ? now - c->start : 0;
+    return (int64_t)(now - c->start) > 0 ? now - c->start : 0;
 }
 
 static void load_ce(struct counter *c, uint64_t at) {
@@ -118,14 +124,30 @@ static void load_ce(struct counter *c, uint64_t at) {
     c->running = triggered(c) || c->gate;
 }
 
-/* A count written while modes 2 and 3 run is taken at the end of the period (mode 3: of the half).
- */
+static uint64_t high_half(uint64_t n) {
+    return (n + 1) / 2;
+}
+
+static bool takes_at_half(const struct counter *c) {
+    return mode_of(c) == 3 && (c->take - c->start) % c->initial != 0;
+}
+
+/* A count written while mode 2 runs is taken at the end of the period, in mode 3 of the half. */
+static void take_later(struct counter *c, uint64_t now) {
+    uint64_t t = elapsed(c, now), n = c->initial, into = t % n;
+    bool at_half = mode_of(c) == 3 && into < high_half(n);
+
+    c->take = c->start + t - into + (at_half ? high_half(n) : n);
+}
+
 static void catch_up(struct counter *c, uint64_t now) {
-    if (!c->loaded || !c->pending || !periodic(c) || !c->running)
+    if (!c->loaded || !c->pending || !periodic(c) || !c->running || now < c->take)
         return;
-    uint64_t t = elapsed(c, now), period = c->initial;
-    if (t >= period)
-        load_ce(c, c->start + period);
+    bool at_half = takes_at_half(c);
+    load_ce(c, c->take);
+    /* The low half of a period that began before, maybe before guest time did. */
+    if (at_half)
+        c->start -= high_half(c->initial);
 }
 
 static bool output(const struct counter *c, uint64_t now) {
@@ -141,7 +163,7 @@ static bool output(const struct counter *c, uint64_t now) {
     case 2:
         return !c->running || t % n != n - 1 || n == 1;
     case 3:
-        return !c->running || t % n < (n + 1) / 2;
+        return !c->running || t % n < high_half(n);
     default:
         return t != n;
     }
@@ -156,7 +178,7 @@ static uint16_t count(const struct counter *c, uint64_t now) {
     case 2:
         return to_ce(c, n - t % n);
     case 3: {
-        uint64_t half = (n + 1) / 2, into = t % n;
+        uint64_t half = high_half(n), into = t % n;
         /* An odd count is loaded less one; the high half is one clock longer. */
         return to_ce(c, (n & ~1ull) - 2 * (into >= half ? into - half : into));
     }
@@ -175,6 +197,8 @@ static uint64_t next_rise(const struct counter *c, uint64_t now) {
 
     if (!c->loaded || !c->running)
         return UINT64_MAX;
+    if (periodic(c) && c->pending)
+        return takes_at_half(c) ? c->take + from_cr(c) / 2 : c->take;
     if (periodic(c))
         return c->start + (t / n + 1) * n;
     if (mode_of(c) >= 4)
@@ -182,43 +206,76 @@ static uint64_t next_rise(const struct counter *c, uint64_t now) {
     return t < n ? c->start + n : UINT64_MAX;
 }
 
-static void arm(struct pit8254 *p) {
-    uint64_t rise = next_rise(&p->c[0], clocks_now(p));
+/* For the next rise; while some are owed, for one of those if that is sooner. */
+static void rearm(struct pit8254 *p) {
+    uint64_t now = clock_now(p->clock), sooner = now + CATCH_UP_NS;
 
-    if (rise == UINT64_MAX) {
+    if (p->due == UINT64_MAX) {
         timer_disarm(p->timer);
         return;
     }
-    timer_arm(p->timer, MAX(clocks_to_ns(rise), clock_now(p->clock) + MIN_TIMER_NS));
+    uint64_t at = MAX(clocks_to_ns(p->due), now + MIN_TIMER_NS);
+    timer_arm(p->timer, p->owed ? MIN(at, sooner) : at);
+}
+
+static void arm(struct pit8254 *p) {
+    p->owed = 0;
+    p->due = next_rise(&p->c[0], clocks_now(p));
+    rearm(p);
 }
 
 /*
- * Periods that passed unseen are one interrupt. The line stays high between the pulses of modes 2
- * and 3: if it fell with OUT, a request would be withdrawn from a guest whose processor did not run
- * just then.
+ * The line stays high between the pulses of modes 2 to 5: if it fell with OUT, a request would be
+ * withdrawn from a guest whose processor did not run just then.
  */
+static void rise(struct pit8254 *p) {
+    if (periodic(&p->c[0]) || mode_of(&p->c[0]) >= 4)
+        irq_set(&p->irq0, false);
+    irq_set(&p->irq0, true);
+}
+
+/*
+ * Does what is due. Before counter 0 is programmed anew too: a rise that the callback has not seen
+ * yet (it waits for the lock) must not be lost. Rises that a busy host let pass are delivered late,
+ * one by one: kernels count them as time.
+ */
+static void settle(struct pit8254 *p) {
+    struct counter *c = &p->c[0];
+    uint64_t now = clocks_now(p), was = p->due;
+
+    if (now < was)
+        return;
+    rise(p);
+    catch_up(c, now);
+    p->due = next_rise(c, now);
+    if (periodic(c))
+        p->owed = (unsigned)MIN(p->owed + (p->due - was) / c->initial - 1, (uint64_t)OWED_MAX);
+    rearm(p);
+}
+
 static void rise_fired(void *arg) {
     struct pit8254 *p = arg;
-    struct counter *c = &p->c[0];
 
     mem_io_lock(p->mem);
-    uint64_t now = clocks_now(p);
-    catch_up(c, now);
-    /* A counter that was programmed anew while this call waited for the lock has not risen. */
-    if (c->loaded && c->running && elapsed(c, now) >= c->initial) {
-        if (periodic(c) || mode_of(c) >= 4)
-            irq_set(&p->irq0, false);
-        irq_set(&p->irq0, true);
+    if (p->owed && clocks_now(p) < p->due) {
+        p->owed--;
+        rise(p);
+        rearm(p);
+    } else {
+        settle(p);
     }
-    arm(p);
     mem_io_unlock(p->mem);
+}
+
+static void drive(struct pit8254 *p) {
+    irq_set(&p->irq0, periodic(&p->c[0]) || output(&p->c[0], clocks_now(p)));
 }
 
 /* After anything that may have changed counter 0. */
 static void changed(struct pit8254 *p, unsigned i) {
     if (i != 0)
         return;
-    irq_set(&p->irq0, periodic(&p->c[0]) || output(&p->c[0], clocks_now(p)));
+    drive(p);
     arm(p);
 }
 
@@ -251,17 +308,22 @@ static void set_gate(struct pit8254 *p, unsigned i, bool gate) {
 
 static void new_count(struct pit8254 *p, unsigned i, uint16_t v) {
     struct counter *c = &p->c[i];
+    uint64_t now = clocks_now(p);
 
     c->cr = v;
     c->pending = true;
-    if (triggered(c) || (periodic(c) && c->loaded))
-        return; /* with the next trigger, or at the end of the period */
-    load_ce(c, clocks_now(p) + 1);
+    if (periodic(c) && c->loaded && c->running)
+        take_later(c, now);
+    else if (!triggered(c) && !(periodic(c) && c->loaded))
+        load_ce(c, now + 1);
+    /* Otherwise with the next trigger. */
 }
 
 static void write_count(struct pit8254 *p, unsigned i, uint8_t v) {
     struct counter *c = &p->c[i];
 
+    if (i == 0)
+        settle(p);
     catch_up(c, clocks_now(p));
     switch (rw_of(c)) {
     case RW_LSB:
@@ -329,6 +391,8 @@ static void write_control(struct pit8254 *p, uint8_t v) {
         latch_count(p, c);
         return;
     }
+    if (i == 0)
+        settle(p);
     *c = (struct counter){.control = v & 0x3f, .gate = c->gate, .cr = c->cr, .initial = 1};
     changed(p, i);
 }
@@ -417,6 +481,8 @@ static void pit8254_save(const struct device *d, struct record_writer *w) {
     const struct pit8254 *p = (const struct pit8254 *)d;
 
     rec_put_u8(w, p->portb);
+    rec_put_u64(w, p->due);
+    rec_put_u32(w, p->owed);
     for (unsigned i = 0; i < 3; i++) {
         const struct counter *c = &p->c[i];
         const uint8_t flags[] = {c->control, c->gate,           c->loaded,    c->running,
@@ -428,6 +494,7 @@ static void pit8254_save(const struct device *d, struct record_writer *w) {
         rec_put_u16(w, c->latch);
         rec_put_u64(w, c->start);
         rec_put_u64(w, c->elapsed);
+        rec_put_u64(w, c->take);
     }
 }
 
@@ -448,11 +515,15 @@ static void get_counter(struct counter *c, struct record_reader *rr) {
     c->latch = rec_get_u16(rr);
     c->start = rec_get_u64(rr);
     c->elapsed = rec_get_u64(rr);
+    c->take = rec_get_u64(rr);
 }
 
 static int pit8254_check(const struct device *d, struct record_reader *rr, struct err *e) {
     (void)d;
     rec_get_u8(rr);
+    rec_get_u64(rr);
+    if (rec_get_u32(rr) > OWED_MAX)
+        return err_set(e, 0, "pit8254: impossibly many ticks are owed");
     for (unsigned i = 0; i < 3; i++) {
         struct counter c;
         get_counter(&c, rr);
@@ -467,9 +538,12 @@ static void pit8254_load(struct device *d, struct record_reader *rr) {
     struct pit8254 *p = (struct pit8254 *)d;
 
     p->portb = rec_get_u8(rr) & PORTB_WRITABLE;
+    p->due = rec_get_u64(rr);
+    p->owed = rec_get_u32(rr);
     for (unsigned i = 0; i < 3; i++)
         get_counter(&p->c[i], rr);
-    changed(p, 0);
+    drive(p);
+    rearm(p);
 }
 
 static void pit8254_destroy(struct device *d) {

@@ -283,10 +283,83 @@ static void counter_0_interrupts_periodically(void **state) {
     unsigned before = f->irq.rises;
     fake_clock_advance(&f->clock, NS_PER_S);
     assert_in_range(f->irq.rises - before, 99, 100);
-    fake_clock_stall(&f->clock, NS_PER_S);
-    before = f->irq.rises;
+}
+
+/* A host that comes ten periods late delivers ten ticks, soon after each other, and then goes on as
+ * before. */
+static void late_ticks_are_delivered(void **state) {
+    struct fixture *f = *state;
+
+    program0(f, 0x34, 11932);
+    unsigned before = f->irq.rises;
+    fake_clock_stall(&f->clock, NS_PER_S / 10 + 1000000);
     fake_clock_advance(&f->clock, 1);
-    assert_int_equal(f->irq.rises - before, 1); /* what was missed is one interrupt */
+    assert_int_equal(f->irq.rises - before, 1);
+    fake_clock_advance(&f->clock, 3000000);
+    assert_int_equal(f->irq.rises - before, 10);
+    fake_clock_advance(&f->clock, 20000000);
+    assert_int_equal(f->irq.rises - before, 12);
+    fake_clock_stall(&f->clock, 3600 * NS_PER_S); /* a host that slept does not owe an hour */
+    before = f->irq.rises;
+    fake_clock_advance(&f->clock, NS_PER_S);
+    assert_in_range(f->irq.rises - before, 1000, 1101);
+}
+
+/* A rise that has happened is not lost when the guest programs the counter before it was seen. */
+static void a_late_rise_is_not_lost(void **state) {
+    struct fixture *f = *state;
+
+    program0(f, 0x34, 11932);
+    unsigned before = f->irq.rises;
+    fake_clock_stall(&f->clock, 12000000);
+    outb(f->mem, CONTROL, 0x34);
+    assert_int_equal(f->irq.rises - before, 1);
+}
+
+static void mode_3_takes_a_new_count_at_the_half(void **state) {
+    struct fixture *f = *state;
+
+    outb(f->mem, PORTB, GATE2);
+    load2(f, 3, false, 100);
+    tick(f, 1 + 1000 + 10);
+    outb(f->mem, C2, 20); /* in the high half: the low half is of the new count already */
+    outb(f->mem, C2, 0);
+    tick(f, 39);
+    assert_true(out2(f));
+    tick(f, 1);
+    assert_false(out2(f));
+    assert_int_equal(count2(f), 20);
+    tick(f, 9);
+    assert_false(out2(f));
+    tick(f, 1 + 10 + 3);
+    assert_false(out2(f));
+    outb(f->mem, C2, 40); /* in the low half: at its end */
+    outb(f->mem, C2, 0);
+    tick(f, 6);
+    assert_false(out2(f));
+    tick(f, 1 + 19);
+    assert_true(out2(f));
+    tick(f, 1);
+    assert_false(out2(f));
+}
+
+/* What is written late in a counter's life is taken at the end of that period, not of its first. */
+static void counter_0_keeps_its_phase(void **state) {
+    struct fixture *f = *state;
+
+    program0(f, 0x34, 1000);
+    tick(f, 1 + 5000 + 400);
+    outb(f->mem, C0, 2000 & 0xff);
+    outb(f->mem, C0, 2000 >> 8);
+    unsigned before = f->irq.rises;
+    tick(f, 599);
+    assert_int_equal(f->irq.rises - before, 0);
+    tick(f, 1);
+    assert_int_equal(f->irq.rises - before, 1);
+    tick(f, 1999);
+    assert_int_equal(f->irq.rises - before, 1);
+    tick(f, 1);
+    assert_int_equal(f->irq.rises - before, 2);
 }
 
 static void counter_0_interrupts_once(void **state) {
@@ -361,6 +434,10 @@ int main(void) {
         TEST(read_back_gives_status_then_count),
         TEST(single_byte_formats),
         TEST(counter_0_interrupts_periodically),
+        TEST(late_ticks_are_delivered),
+        TEST(a_late_rise_is_not_lost),
+        TEST(counter_0_keeps_its_phase),
+        TEST(mode_3_takes_a_new_count_at_the_half),
         TEST(counter_0_interrupts_once),
         TEST(refresh_toggles_every_15_us),
         TEST(state_moves),
