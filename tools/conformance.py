@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs test suites that others wrote under rf and under QEMU's TCG, and writes docs/conformance.md.
+"""Runs test suites that others wrote under rf's engines and TCG, and writes docs/conformance.md.
 
 The suites are fetched and built outside the repository, as docs/conformance.md says. Each DIR is
 given by an option; a suite without one keeps the results it has. Results are kept in a JSON file,
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-SIDES = ('rf', 'tcg')
+SIDES = {'interp': '`interp`', 'bt': '`bt`', 'tcg': 'QEMU TCG'}  # rf's engines, and TCG
 DEFAULT_TIMEOUT = 90  # seconds, as in kvm-unit-tests' scripts/runtime.bash
 DEFAULT_MEMORY = 128  # MiB, QEMU's
 
@@ -105,7 +105,7 @@ def rf_knows(o, kernel):
     """Whether a run with this change to the processor gets so far as to run out of time."""
     def known(word):
         if word not in o.known:
-            argv = [o.rf, 'run', '--engine', o.engine, '--kernel', kernel, '--cpu', 'host,' + word,
+            argv = [o.rf, 'run', '--engine', 'interp', '--kernel', kernel, '--cpu', 'host,' + word,
                     '--serial', 'none', '--timeout', '1']
             o.known[word] = run(argv, 10)[0] != 1
         return o.known[word]
@@ -119,9 +119,9 @@ def kut_environment(test):
             f"TEST_DEVICE={test.get('device', '1')}\n")
 
 
-def kut_rf(o, folder, test, env):
+def kut_rf(o, folder, test, env, engine):
     params, kernel = shlex.split(test.get('qemu_params', '')), kut_file(folder, test)
-    argv = [o.rf, 'run', '--engine', o.engine, '--kernel', kernel,
+    argv = [o.rf, 'run', '--engine', engine, '--kernel', kernel,
             '--initrd', env, '--append', kut_args(test), '--vcpus', test.get('smp', '1'),
             '--memory', f'{kut_memory(params)}M', '--cpu', rf_cpu(params, rf_knows(o, kernel)),
             '--debug-exit', '--testdev']
@@ -138,6 +138,12 @@ def kut_tcg(o, folder, test, env):
             '-kernel', kut_file(folder, test), '-append', kut_args(test),
             '-initrd', env, '-smp', test.get('smp', '1')] + params
     return run(argv, kut_seconds(test, o.factor))
+
+
+def kut_side(o, folder, test, env, side):
+    if side == 'tcg':
+        return kut_tcg(o, folder, test, env)
+    return kut_rf(o, folder, test, env, side)
 
 
 def kut_verdict(status, out, err):
@@ -163,7 +169,7 @@ def t386_reference(folder):
 
 
 def t386_run(o, rom, side, output):
-    argv = [o.rf, 'run', '--engine', o.engine, '--bios', rom, '--debugcon', 'file:' + output,
+    argv = [o.rf, 'run', '--engine', side, '--bios', rom, '--debugcon', 'file:' + output,
             '--serial', 'none', '--timeout', str(o.t386_seconds)]
     if side == 'tcg':
         argv = [o.qemu, '-accel', 'tcg', '-display', 'none', '-nodefaults', '-bios', rom,
@@ -226,7 +232,7 @@ def run_kut(o, suite, folder, arch, results):
             with tempfile.NamedTemporaryFile('w', suffix='.env') as env:
                 env.write(kut_environment(test))
                 env.flush()
-                status, out, err = (kut_rf if side == 'rf' else kut_tcg)(o, folder, test, env.name)
+                status, out, err = kut_side(o, folder, test, env.name, side)
             row[side] = kut_verdict(status, out, err)
             row[side + '_detail'] = kut_detail(status, out)
             keep_log(o, suite, name, side, out, err)
@@ -268,22 +274,22 @@ def count(rows, side, verdict):
 def kut_table(table, reasons):
     rows = sorted(table.items(), key=lambda item: item[1]['order'])
     out = ['| | pass | fail or timeout | skip | not started |', '| --- | --- | --- | --- | --- |']
-    for side, title in zip(SIDES, ('`interp`', 'QEMU TCG')):
+    for side, title in SIDES.items():
         values = [r for _, r in rows]
         bad = count(values, side, 'fail') + count(values, side, 'timeout')
         out.append(f"| {title} | {count(values, side, 'pass')} | {bad} | "
                    f"{count(values, side, 'skip')} | {count(values, side, 'not started')} |")
-    out += ['', '| test | `interp` | TCG | why not |', '| --- | --- | --- | --- |']
+    out += ['', '| test | `interp` | `bt` | TCG | why not |', '| --- | --- | --- | --- | --- |']
     for name, row in rows:
         cells = [row.get(side, 'not run') for side in SIDES]
         why = reasons.get(name, '').strip()
-        out.append(f'| {name} | {cells[0]} | {cells[1]} | {why} |')
+        out.append(f"| {name} | {' | '.join(cells)} | {why} |")
     return '\n'.join(out) + '\n'
 
 
 def t386_table(sides):
     out = ['| | last POST code | equal words of the output |', '| --- | --- | --- |']
-    for side, title in zip(SIDES, ('`interp`', 'QEMU TCG')):
+    for side, title in SIDES.items():
         row = sides.get(side)
         post = 'none' if not row or row['post'] is None else f"0x{row['post']:02x}"
         equal = f"{row['same']:,} of {row['of']:,}" if row else 'not run'
@@ -325,8 +331,8 @@ def options():
                    help='test386.asm, built with both of its ports 0xe9')
     p.add_argument('--rf', default='build/rf')
     p.add_argument('--qemu', default=shutil.which('qemu-system-x86_64') or 'qemu-system-x86_64')
-    p.add_argument('--engine', default='interp')
-    p.add_argument('--side', dest='sides', action='append', choices=SIDES)
+    p.add_argument('--engine', dest='sides', action='append', choices=SIDES,
+                   help='one of rf\'s engines, or tcg; may be repeated; default: all')
     p.add_argument('--only', nargs='+', metavar='TEST')
     p.add_argument('--factor', type=float, default=1, help='stretches the time limits')
     p.add_argument('--t386-seconds', type=int, default=30)
