@@ -17,9 +17,11 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "cpu/x86/cpuid.h"
 #include "domain/suggest.h"
 #include "domain/xlcfg.h"
 
@@ -460,6 +462,13 @@ static int check_host_memory(const struct config *c, struct err *e) {
                    (unsigned long long)c->memory >> 20, (unsigned long long)host >> 20);
 }
 
+/* The TSC's frequency changes what the guest reads, not what may be asked for. */
+static int check_cpu(const struct config *c, struct err *e) {
+    cleanup_free struct x86_cpuid *id = xcalloc(1, sizeof(*id));
+
+    return x86_cpuid_build(id, c->cpu, (unsigned)c->vcpus, NS_PER_S, e);
+}
+
 int config_check(struct config *c, struct err *e) {
     fold_cmdline(c);
     if (c->kernel && c->bios)
@@ -470,7 +479,7 @@ int config_check(struct config *c, struct err *e) {
         return err_set(e, 0, "gdb-wait: nobody could continue the guest; add --gdb [HOST]:PORT");
     if (c->gdb && !strchr(c->gdb, ':'))
         return err_set(e, 0, "gdb: '%s' is not [HOST]:PORT", c->gdb);
-    return check_host_memory(c, e);
+    return check_host_memory(c, e) < 0 ? -1 : check_cpu(c, e);
 }
 
 static json_t *key_to_json(struct config *c, const struct config_key *k) {

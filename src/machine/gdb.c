@@ -96,7 +96,26 @@ static void on_debug(void *arg, unsigned vcpu, const struct vcpu_exit *x) {
         machine_release(
             g->m); /* a second vCPU, before the first was dealt with: one hold is enough */
     g->holding = true;
-    gdb_stub_stopped(g->stub, vcpu, x);
+    /* When the debugger has just interrupted, this stop waits until it lets the vCPU go on. */
+    if (gdb_stub_running(g->stub)) {
+        g->m->set.threads[vcpu].stop_news = false;
+        gdb_stub_stopped(g->stub, vcpu, x);
+    }
+}
+
+static bool target_take_stop(void *arg, unsigned cpu, struct vcpu_exit *x) {
+    struct gdb *g = arg;
+    struct vcpu_thread *t = &g->m->set.threads[cpu];
+    bool news = t->stop_news;
+
+    t->stop_news = false;
+    *x = t->stop;
+    return news;
+}
+
+static void forget_stops(struct gdb *g) {
+    for (unsigned i = 0; i < g->m->params.vcpus; i++)
+        g->m->set.threads[i].stop_news = false;
 }
 
 static void target_get_state(void *arg, unsigned cpu, struct x86_state *s) {
@@ -212,6 +231,7 @@ static char *target_monitor(void *arg, unsigned cpu, const char *command) {
         answer_regs(g, cpu, f);
     } else if (strcmp(command, "reset") == 0) {
         fprintf(f, "%s\n", machine_reset(g->m, &e) < 0 ? err_msg(&e) : "reset");
+        forget_stops(g);
     } else {
         fprintf(f, "phys on|off  take addresses as guest-physical, or virtual again\n"
                    "regs         all registers of this vCPU\n"
@@ -279,6 +299,7 @@ static void on_listener(void *arg, int fd, uint32_t events) {
     }
     g->conn = conn;
     hold(g);
+    forget_stops(g);
     g->stub = gdb_stub_new(&g->target, send_bytes, g);
     g->m->debug = on_debug;
     g->m->debug_arg = g;
@@ -359,6 +380,7 @@ struct gdb *gdb_new(struct machine *m, const char *address, void (*kill)(void *a
         .read = target_read,
         .write = target_write,
         .resume = target_resume,
+        .take_stop = target_take_stop,
         .interrupt = target_interrupt,
         .detach = target_detach,
         .kill = target_kill,

@@ -348,8 +348,47 @@ static void cmd_point(struct gdb_stub *g, bool add, const char *p) {
 
 /* Running and stopping. */
 
+static bool point_at(const struct gdb_stub *g, bool data, uint64_t addr) {
+    for (uint32_t i = 0; i < g->points.count; i++)
+        if ((g->points.points[i].type != POINT_EXEC) == data &&
+            addr - g->points.points[i].addr < g->points.points[i].len)
+            return true;
+    return false;
+}
+
+/*
+ * Whether a stop that waited is still news: the debugger may have taken the point away, or moved
+ * the vCPU. A step that ended beside another's stop is not asked for any more, and a vCPU that is
+ * shut down says so again.
+ */
+static bool still_meant(const struct gdb_stub *g, unsigned cpu, const struct vcpu_exit *x) {
+    struct x86_state s;
+
+    if (x->reason != VCPU_DEBUG || x->debug.cause == DEBUG_STEP)
+        return false;
+    if (x->debug.cause == DEBUG_WATCH)
+        return point_at(g, true, x->debug.addr);
+    g->t->get_state(g->t->arg, cpu, &s);
+    return s.seg[SEG_CS].base + s.rip == x->debug.addr && point_at(g, false, x->debug.addr);
+}
+
+/* Of vCPUs that stopped at once, one was reported; the others are when they would go on. */
+static bool report_waiting(struct gdb_stub *g) {
+    struct vcpu_exit x;
+
+    for (unsigned i = 0; i < g->t->vcpus; i++)
+        if (g->actions[i] != GDB_STAY && g->t->take_stop(g->t->arg, i, &x) &&
+            still_meant(g, i, &x)) {
+            gdb_stub_stopped(g, i, &x);
+            return true;
+        }
+    return false;
+}
+
 static void resume(struct gdb_stub *g) {
     g->running = true;
+    if (report_waiting(g))
+        return;
     g->points.active = g->points.count > 0;
     g->t->resume(g->t->arg, g->actions, &g->points);
 }
@@ -468,6 +507,10 @@ void gdb_stub_stopped(struct gdb_stub *g, unsigned cpu, const struct vcpu_exit *
     }
     snprintf(g->stop, sizeof(g->stop), "T%02x%sthread:%x;", (unsigned)signal, what, cpu + 1);
     reply(g, g->stop);
+}
+
+bool gdb_stub_running(const struct gdb_stub *g) {
+    return g->running;
 }
 
 void gdb_stub_exited(struct gdb_stub *g, int status) {

@@ -36,6 +36,9 @@ struct gdb_target {
     /* `points` stays valid and unchanged until the target is stopped again; `actions` has one per
      * vCPU. */
     void (*resume)(void *arg, const enum gdb_action *actions, const struct engine_debug *points);
+    /* Whether `cpu` has stopped, too, while the stop of another was reported: why, and only once.
+     */
+    bool (*take_stop)(void *arg, unsigned cpu, struct vcpu_exit *x);
     /* Stop soon, then call gdb_stub_stopped(). */
     void (*interrupt)(void *arg);
     /* Go on without a debugger; end the domain. */
@@ -59,6 +62,9 @@ void gdb_stub_feed(struct gdb_stub *g, const uint8_t *data, size_t len);
 /* The running target has stopped: vCPU `cpu` hit what `x` says (DEBUG or SHUTDOWN); a NULL `x`
  * means that it was interrupted. */
 void gdb_stub_stopped(struct gdb_stub *g, unsigned cpu, const struct vcpu_exit *x);
+
+/* Whether the debugger waits for a stop. */
+bool gdb_stub_running(const struct gdb_stub *g);
 
 /* The domain has ended with that exit status. */
 void gdb_stub_exited(struct gdb_stub *g, int status);

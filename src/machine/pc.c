@@ -91,7 +91,7 @@ static int make_vcpus(struct machine *m, struct err *e) {
     };
 
     if (x86_cpuid_build(&m->cpuid, m->params.cpu, m->params.vcpus, clock_tsc_hz(m->clock), e) < 0)
-        return err_wrap(e, "cpu");
+        return -1;
     m->vm = m->params.engine->vm_create(&vm, e);
     if (!m->vm)
         return err_wrap(e, "engine %s", m->params.engine->name);

@@ -143,6 +143,7 @@ static void handle_exit(struct vcpu_thread *t, const struct vcpu_exit *x) {
     case VCPU_DEBUG:
     case VCPU_FAILED:
         t->stop = *x;
+        t->stop_news = true;
         t->set->ops->stopped(t->set->arg, t);
         break;
     }

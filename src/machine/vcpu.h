@@ -33,6 +33,7 @@ struct vcpu_thread {
     bool hold;             /* stays at the gate when the others go on; under set->lock */
     bool wait_sipi;        /* the vCPU's own thread, or while it is held */
     struct vcpu_exit stop; /* the exit that stopped the machine, for who asks while it is held */
+    bool stop_news;        /* nobody was told of `stop` yet; as `stop` */
     struct vcpu_stats stats;
 };
 

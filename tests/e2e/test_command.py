@@ -149,6 +149,7 @@ def test_what_this_host_cannot_give():
                f'engine {engine}: this build does not have it')
     expect(rf('run', '--bios', path, '--cpu', 'z80'), 1, 'z80')
     expect(rf('run', '--bios', path, '--cpu', 'host,+warp'), 1, 'warp')
+    expect(rf('run', '--bios', path, '--cpu', 'host,+warp', '--dry-run'), 1, 'cpu host,+warp: ')
     expect(rf('run', '--kernel', path, '--bios', path), 1, 'exclude each other')
     expect(rf('run', '--bios', '/nonexistent'), 1, 'No such file or directory')
     expect(rf('run', '--bios', path, '--serial', 'file:/nonexistent/x'), 1, '/nonexistent/x')

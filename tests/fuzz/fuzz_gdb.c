@@ -15,6 +15,7 @@ struct target {
     struct x86_state cpu[2];
     uint8_t page[4096];
     bool running, interrupted;
+    unsigned stops;
 };
 
 static void get_state(void *arg, unsigned cpu, struct x86_state *s) {
@@ -69,6 +70,15 @@ static void detach(void *arg) {
     (void)arg;
 }
 
+/* As if the other vCPU had stopped, too, each second time. */
+static bool take_stop(void *arg, unsigned cpu, struct vcpu_exit *x) {
+    struct target *t = arg;
+
+    *x = (struct vcpu_exit){.reason = VCPU_DEBUG,
+                            .debug = {DEBUG_BREAK, t->cpu[cpu].seg[SEG_CS].base + t->cpu[cpu].rip}};
+    return cpu == 1 && t->stops++ & 1;
+}
+
 static char *monitor(void *arg, unsigned cpu, const char *command) {
     (void)arg;
     (void)cpu;
@@ -94,7 +104,7 @@ static void stop_again(struct target *t) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct target *t = xcalloc(1, sizeof(*t));
     const struct gdb_target ops = {t,      2,         get_state, set_state, read_mem, write_mem,
-                                   resume, interrupt, detach,    detach,    monitor};
+                                   resume, take_stop, interrupt, detach,    detach,   monitor};
 
     t->stub = gdb_stub_new(&ops, discard, NULL);
     for (size_t i = 0; i < size; i++) {

@@ -24,6 +24,8 @@ struct target {
     enum gdb_action actions[2];
     const struct engine_debug *points;
     unsigned resumed, interrupts, detached, killed;
+    struct vcpu_exit stop[2];
+    bool stop_news[2];
     char sent[40000];
     size_t sent_len;
 };
@@ -64,6 +66,15 @@ static void resume(void *arg, const enum gdb_action *actions, const struct engin
     memcpy(t->actions, actions, sizeof(t->actions));
     t->points = points;
     t->resumed++;
+}
+
+static bool take_stop(void *arg, unsigned cpu, struct vcpu_exit *x) {
+    struct target *t = arg;
+    bool news = t->stop_news[cpu];
+
+    *x = t->stop[cpu];
+    t->stop_news[cpu] = false;
+    return news;
 }
 
 static void interrupt(void *arg) {
@@ -134,8 +145,8 @@ static const char *ask(struct target *t, const char *payload) {
 static int setup(void **state) {
     struct target *t = xcalloc(1, sizeof(*t));
 
-    t->ops = (struct gdb_target){t,      2,         get_state, set_state,   read_mem, write_mem,
-                                 resume, interrupt, detach,    kill_domain, monitor};
+    t->ops = (struct gdb_target){t,      2,         get_state, set_state, read_mem,    write_mem,
+                                 resume, take_stop, interrupt, detach,    kill_domain, monitor};
     t->stub = gdb_stub_new(&t->ops, sent, t);
     for (int i = 0; i < 256; i++)
         t->page[i] = (uint8_t)i;
@@ -339,6 +350,66 @@ static void stops_say_why(void **state) {
     assert_int_equal(t->interrupts, 1);
 }
 
+/* The second of two vCPUs that hit a breakpoint at once. */
+static void stop_both(struct target *t) {
+    struct vcpu_exit x = {.reason = VCPU_DEBUG, .debug = {DEBUG_BREAK, 0x1000}};
+
+    send_packet(t, "c", 1);
+    t->cpu[0].rip = t->cpu[1].rip = 0x1000;
+    t->stop[1] = x;
+    t->stop_news[1] = true;
+    gdb_stub_stopped(t->stub, 0, &x);
+    assert_string_equal(ask(t, "?"), "T05swbreak:;thread:1;");
+}
+
+static void two_stop_at_once(void **state) {
+    struct target *t = *state;
+
+    ask(t, "Z0,1000,1");
+    stop_both(t);
+    /* gdb steps the first over its breakpoint, alone. */
+    send_packet(t, "vCont;s:1", 9);
+    assert_int_equal(t->resumed, 2);
+    gdb_stub_stopped(t->stub, 0, &(struct vcpu_exit){.reason = VCPU_DEBUG});
+    assert_string_equal(ask(t, "vCont;c"), "T05swbreak:;thread:2;");
+    assert_int_equal(t->resumed, 2);
+    assert_string_equal(ask(t, "qC"), "QC2");
+    send_packet(t, "c", 1);
+    assert_int_equal(t->resumed, 3);
+}
+
+static void a_second_stop_may_be_stale(void **state) {
+    struct target *t = *state;
+
+    ask(t, "Z0,1000,1");
+    stop_both(t);
+    ask(t, "z0,1000,1");
+    send_packet(t, "c", 1); /* the breakpoint is gone */
+    assert_int_equal(t->resumed, 2);
+    gdb_stub_stopped(t->stub, 0, NULL);
+    ask(t, "Z0,1000,1");
+    stop_both(t);
+    ask(t, "Hg2");
+    ask(t, "P10=0020000000000000"); /* RIP was moved */
+    send_packet(t, "c", 1);
+    assert_int_equal(t->resumed, 4);
+    gdb_stub_stopped(t->stub, 0, NULL);
+    t->stop[1] = (struct vcpu_exit){.reason = VCPU_DEBUG, .debug = {DEBUG_STEP, 0}};
+    t->stop_news[1] = true;
+    send_packet(t, "c", 1); /* a step that nobody waits for any more */
+    assert_int_equal(t->resumed, 5);
+    gdb_stub_stopped(t->stub, 0, NULL);
+    ask(t, "Z2,3000,8");
+    t->stop[1].debug.cause = DEBUG_WATCH;
+    t->stop[1].debug.addr = 0x3000;
+    t->stop_news[1] = true;
+    assert_string_equal(ask(t, "c"), "T05watch:3000;thread:2;");
+    t->stop_news[1] = true;
+    ask(t, "z2,3000,8");
+    send_packet(t, "c", 1);
+    assert_int_equal(t->resumed, 6);
+}
+
 static void who_goes_on(void **state) {
     struct target *t = *state;
     struct vcpu_exit x = {.reason = VCPU_DEBUG, .debug = {.cause = DEBUG_STEP}};
@@ -458,6 +529,8 @@ int main(void) {
         TEST(points),
         TEST(points_are_bounded),
         TEST(stops_say_why),
+        TEST(two_stop_at_once),
+        TEST(a_second_stop_may_be_stale),
         TEST(who_goes_on),
         TEST(bad_continuations_do_not_run),
         TEST(threads),
