@@ -5,6 +5,10 @@
  * Characters cross the line at once: there is no baud-rate delay in either direction, and all eight
  * bits are passed on whatever the word length. What the host cannot take yet is on the line, as far
  * as the guest can see: THRE and TEMT stay clear until the back end has taken all of it.
+ *
+ * The other end sends only to who listens, as over a cable that joins RTS to CTS: drivers empty the
+ * receiver more than once while they open a port, and what was sent by then would be lost. A guest
+ * that leaves RTS alone listens when it waits for the receiver's interrupt or polls LSR.
  */
 #include "dev/uart16550.h"
 
@@ -21,6 +25,10 @@
 
 #define UART_CLOCK_HZ 1843200u
 #define FIFO_SIZE 16
+/* Without RTS: how long the receiver's interrupt must have been enabled (Linux enables it just
+ * before it clears the FIFO for the last time), or how many reads of LSR follow each other. */
+#define LISTEN_NS 100000000ull
+#define LISTEN_POLLS 16
 /* A guest that ignores THRE loses data only beyond this. Power of two. */
 #define OUT_SIZE 16384
 
@@ -79,6 +87,9 @@ struct uart_regs {
     uint8_t rx_err[FIFO_SIZE]; /* LSR_PE, LSR_FE, LSR_BI of each character */
     uint8_t rx_head, rx_count;
     uint64_t timeout_at; /* guest ns of the character timeout, 0 while none runs */
+    bool listens;        /* without RTS */
+    uint8_t polls;       /* reads of LSR since anything was written */
+    uint64_t listen_at;  /* guest ns at which an enabled interrupt counts, 0: none */
 };
 
 struct uart16550 {
@@ -88,7 +99,7 @@ struct uart16550 {
     struct region *region;
     struct irq_line irq;
     struct chardev *chr;
-    struct timer *timer;
+    struct timer *timer, *listen_timer;
     struct uart_regs r;
     uint32_t out_head, out_count;
     uint8_t out[OUT_SIZE];
@@ -198,6 +209,27 @@ static void push_rx(struct uart16550 *u, uint8_t c, uint8_t errors) {
     restart_timeout(u);
 }
 
+static bool listening(const struct uart16550 *u) {
+    return (u->r.mcr & MCR_RTS) || u->r.listens;
+}
+
+static void start_listening(struct uart16550 *u) {
+    u->r.listens = true;
+    chardev_readable(u->chr);
+}
+
+static void listen_fired(void *arg) {
+    struct uart16550 *u = arg;
+
+    mem_io_lock(u->mem);
+    if (u->r.listen_at && clock_now(u->clock) >= u->r.listen_at) {
+        u->r.listen_at = 0;
+        if (u->r.ier & IER_ERBFI)
+            start_listening(u);
+    }
+    mem_io_unlock(u->mem);
+}
+
 static uint8_t pop_rx(struct uart16550 *u) {
     struct uart_regs *r = &u->r;
     uint8_t c = r->rx[r->rx_head];
@@ -276,6 +308,7 @@ static uint8_t modem_inputs(const struct uart16550 *u) {
 static void write_mcr(struct uart16550 *u, uint8_t v) {
     uint8_t was = u->r.msr, delta = was & MSR_DELTA;
     bool leaves_loop = (u->r.mcr & MCR_LOOP) && !(v & MCR_LOOP);
+    bool calls = !(u->r.mcr & MCR_RTS) && (v & MCR_RTS);
 
     u->r.mcr = v & 0x1f;
     uint8_t now = modem_inputs(u);
@@ -283,7 +316,7 @@ static void write_mcr(struct uart16550 *u, uint8_t v) {
     if ((was & MSR_RI) && !(now & MSR_RI))
         delta |= MSR_TERI;
     u->r.msr = now | delta;
-    if (leaves_loop)
+    if (leaves_loop || calls)
         chardev_readable(u->chr);
 }
 
@@ -301,6 +334,10 @@ static void write_ier(struct uart16550 *u, uint8_t v) {
     /* Enabling the interrupt while the holding register is empty raises it. */
     if ((v & IER_ETBEI) && !(u->r.ier & IER_ETBEI) && (u->r.lsr & LSR_THRE))
         u->r.thre_pending = true;
+    if ((v & IER_ERBFI) && !(u->r.ier & IER_ERBFI) && !listening(u)) {
+        u->r.listen_at = clock_now(u->clock) + LISTEN_NS;
+        timer_arm(u->listen_timer, u->r.listen_at);
+    }
     u->r.ier = v;
 }
 
@@ -322,6 +359,7 @@ static void uart16550_write(void *dev, uint64_t off, unsigned size, uint64_t val
     bool dlab = u->r.lcr & LCR_DLAB;
 
     (void)size;
+    u->r.polls = 0;
     if (off == REG_RBR && dlab)
         write_divisor(u, 0, v);
     else if (off == REG_RBR)
@@ -354,6 +392,9 @@ static uint8_t read_lsr(struct uart16550 *u) {
 
     u->r.lsr &= (uint8_t) ~(LSR_ERRORS | LSR_FIFO_ERR);
     reveal_top(u);
+    /* Who waits for the transmitter does not wait for the receiver. */
+    if (!listening(u) && (v & LSR_THRE) && ++u->r.polls == LISTEN_POLLS)
+        start_listening(u);
     return v;
 }
 
@@ -409,7 +450,8 @@ size_t uart16550_can_receive(struct uart16550 *u) {
     mem_io_lock(u->mem);
     /* In loopback the serial input is disconnected; the back end keeps what it has until it is not.
      */
-    size_t room = u->r.mcr & MCR_LOOP ? 0 : rx_capacity(u) - u->r.rx_count;
+    bool connected = !(u->r.mcr & MCR_LOOP) && listening(u);
+    size_t room = connected ? rx_capacity(u) - u->r.rx_count : 0;
     mem_io_unlock(u->mem);
     return room;
 }
@@ -461,6 +503,7 @@ static void uart16550_reset(struct device *d) {
     struct uart16550 *u = (struct uart16550 *)d;
 
     timer_disarm(u->timer);
+    timer_disarm(u->listen_timer);
     u->r = (struct uart_regs){.divisor = 12};
     u->r.msr = modem_inputs(u);
     u->r.lsr = u->out_count ? 0 : LSR_THRE | LSR_TEMT;
@@ -486,6 +529,9 @@ static void uart16550_save(const struct device *d, struct record_writer *w) {
     rec_put_u8(w, r->rx_head);
     rec_put_u8(w, r->rx_count);
     rec_put_u64(w, r->timeout_at);
+    rec_put_u8(w, r->listens);
+    rec_put_u8(w, r->polls);
+    rec_put_u64(w, r->listen_at);
     rec_put_u32(w, u->out_count);
     for (uint32_t i = 0; i < u->out_count; i++)
         rec_put_u8(w, u->out[(u->out_head + i) % OUT_SIZE]);
@@ -507,6 +553,9 @@ static void get_regs(struct uart_regs *r, struct record_reader *rr) {
     r->rx_head = rec_get_u8(rr);
     r->rx_count = rec_get_u8(rr);
     r->timeout_at = rec_get_u64(rr);
+    r->listens = rec_get_u8(rr);
+    r->polls = rec_get_u8(rr);
+    r->listen_at = rec_get_u64(rr);
 }
 
 static int uart16550_check(const struct device *d, struct record_reader *rr, struct err *e) {
@@ -536,6 +585,8 @@ static void uart16550_load(struct device *d, struct record_reader *rr) {
     rec_get_bytes(rr, u->out, u->out_count);
     if (u->r.timeout_at)
         timer_arm(u->timer, u->r.timeout_at);
+    if (u->r.listen_at)
+        timer_arm(u->listen_timer, u->r.listen_at);
     drain_out(u);
     update_irq(u);
 }
@@ -547,6 +598,7 @@ static void uart16550_destroy(struct device *d) {
         chardev_attach(u->chr, NULL, NULL);
     mem_del_region(u->mem, u->region);
     timer_free(u->timer);
+    timer_free(u->listen_timer);
     free(u);
 }
 
@@ -575,6 +627,7 @@ struct uart16550 *uart16550_new(struct mem *m, struct clock *c, uint16_t port, s
         return NULL;
     }
     u->timer = timer_new(c, timeout_fired, u);
+    u->listen_timer = timer_new(c, listen_fired, u);
     if (chr)
         chardev_attach(chr, &uart16550_front, u);
     uart16550_reset(&u->dev);

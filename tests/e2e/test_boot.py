@@ -54,6 +54,14 @@ def test_generic_kernel_on_two_processors():
     look_around(generic(), 2, '1G')
 
 
+def test_what_is_piped_in_before_linux_listens_is_not_lost():
+    lines = [f'echo $(({i}+1000))' for i in range(100)] + ['poweroff -f']
+    env = {'RINGFENCE_APPLIANCE': find_appliance()}
+    text = ''.join(line + '\n' for line in lines)
+    out = expect(rf('run', stdin=text.encode(), env=env), 0).out
+    check(re.findall(rb'^(1\d{3})\r$', out, re.M) == [b'%d' % (i + 1000) for i in range(100)], out)
+
+
 def test_reboot():
     with start_guest(find_appliance(), 'on_reboot=destroy') as g:
         g.wait_for_shell()

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one bare-metal guest under one engine and turns what it reports on COM1 into TAP.
 
-An engine is one of rf's, or, as a second opinion on a guest, qemu-tcg or qemu-kvm. Where QEMU
-7.2's TCG disagrees with a guest it is TCG that the SDM contradicts: it checks no segment limits,
-no alignment (#AC), no reserved bits of CRs and MSRs and no MXCSR exceptions, raises #GP for #SS,
-leaves P out of error codes with RSVD, saves no RF, knows no INT1 and no TSS T bit, and has no PDPTE
-registers.
+An engine is one of rf's, or, as a second opinion on a guest, qemu-tcg or qemu-kvm. A disagreement
+may be the guest's mistake as well as the engine's: look it up in the SDM. Those of QEMU 7.2's TCG
+that were looked up so far are TCG's: it checks no segment limits, no alignment (#AC), no reserved
+bits of CRs and MSRs and no MXCSR exceptions, raises #GP for #SS, leaves P out of error codes with
+RSVD, saves no RF, knows no INT1 and no TSS T bit, and has no PDPTE registers.
 
 A guest that ends without DONE (which is right for those that crash or hang on purpose: --status) fails one more
 test point. Exit status 77 when the engine is not there.

@@ -321,10 +321,62 @@ static void ports_in_use_are_an_error(void **state) {
     assert_non_null(e.msg);
 }
 
+/* What a driver does while it opens the port (clear the FIFOs, read what is there) loses nothing.
+ */
+static void without_rts_the_other_end_waits(void **state) {
+    struct fixture *f = *state;
+
+    outb(f->mem, COM1 + MCR, 0x09);
+    outb(f->mem, COM1 + IIR, 0x01);
+    assert_int_equal(uart16550_can_receive(f->uart), 0);
+    for (unsigned i = 0; i < 100; i++) { /* writing text polls, too */
+        assert_int_equal(inb(f->mem, COM1 + LSR), 0x60);
+        outb(f->mem, COM1 + RBR, 'x');
+    }
+    outb(f->mem, COM1 + IER, 0x01);
+    fake_clock_advance(&f->clock, 50000000);
+    outb(f->mem, COM1 + IER, 0x00);
+    fake_clock_advance(&f->clock, 100000000);
+    assert_int_equal(uart16550_can_receive(f->uart), 0);
+    f->sink.offered_room = 0;
+    outb(f->mem, COM1 + MCR, 0x0b);
+    assert_int_equal(uart16550_can_receive(f->uart), 16);
+    assert_int_equal(f->sink.offered_room, 1);
+    outb(f->mem, COM1 + MCR, 0x09);
+    assert_int_equal(uart16550_can_receive(f->uart), 0);
+}
+
+static void an_interrupt_listens_without_rts(void **state) {
+    struct fixture *f = *state;
+
+    outb(f->mem, COM1 + MCR, 0x08);
+    outb(f->mem, COM1 + IER, 0x01);
+    fake_clock_advance(&f->clock, 99999999);
+    assert_int_equal(uart16550_can_receive(f->uart), 0);
+    fake_clock_advance(&f->clock, 1);
+    assert_int_equal(uart16550_can_receive(f->uart), 1);
+}
+
+static void polling_listens_without_rts(void **state) {
+    struct fixture *f = *state;
+
+    outb(f->mem, COM1 + MCR, 0x00);
+    f->sink.offered_room = 0;
+    for (unsigned i = 0; i < 16; i++) {
+        assert_int_equal(uart16550_can_receive(f->uart), 0);
+        inb(f->mem, COM1 + LSR);
+    }
+    assert_int_equal(uart16550_can_receive(f->uart), 1);
+    assert_int_equal(f->sink.offered_room, 1);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        TEST(without_rts_the_other_end_waits),
+        TEST(an_interrupt_listens_without_rts),
+        TEST(polling_listens_without_rts),
         TEST(looks_like_a_16550a),
         TEST(divisor_hides_behind_dlab),
         TEST(transmits_and_tells),
