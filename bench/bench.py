@@ -1,164 +1,27 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compares engines: the same guest and the same program natively, under QEMU's TCG and under rf.
+"""Compares engines: the same work natively, under QEMU's TCG and under rf, in turns.
 
-Every round runs each contestant once, in turn, so that the host's noise falls on all of them alike; the
-table shows medians over the rounds. A boot is timed from the first byte of the kernel's log (its early
-console, so the kernel's own start and not the firmware's or the loader's) to the first line of /init.
+In each round every contestant is booted, and then each piece of work goes once round all of them before
+the next begins, so that the host's noise falls on all alike. A ratio is the median over the rounds of
+the ratios within a round; its spread is the least and the most of them. docs/performance.md says
+what the work is.
 """
 import argparse
-import gzip
-import math
+import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
-FIRST_LINE = b'Linux version'
-INIT_LINE = b'Ringfence appliance: init runs.'
+import contestants
+import items
+import machine
+import programs
+import report
+
 KERNEL_LINE = 'earlyprintk=serial,ttyS0,115200'
-
-# name, what it is, unit, nanoseconds per unit
-WORKS = [
-    ('boot', 'kernel start to /init', 's', 1e9),
-    ('start', 'command to /init', 's', 1e9),
-    ('xorshift', 'xorshift step (registers)', 'ns', 1),
-    ('qsort', 'qsort, per item of 100 000', 'ns', 1),
-    ('matrix', '256^3 matrix product (SSE2)', 'ms', 1e6),
-    ('sin', 'sin + sqrt', 'ns', 1),
-    ('syscall', 'getppid', 'ns', 1),
-    ('fork', 'fork + exit + wait', 'us', 1e3),
-    ('exec', 'fork + exec + wait', 'us', 1e3),
-    ('fault', 'anonymous page fault', 'us', 1e3),
-    ('pipe', 'pipe round trip', 'us', 1e3),
-]
-
-# The guest measures itself for this long per work; slow engines need longer for one batch anyway.
-BUDGET_MS = 300
-
-RC = f'#!/bin/sh\n/bin/guest-bench {BUDGET_MS}\necho BENCH-END\n'
-
-
-class Failed(Exception):
-    pass
-
-
-def make_initrd(appliance, program, folder):
-    """The appliance's initramfs with a second archive behind it that brings the benchmark."""
-    root = os.path.join(folder, 'root')
-    os.makedirs(os.path.join(root, 'bin'))
-    os.makedirs(os.path.join(root, 'etc'))
-    shutil.copy(program, os.path.join(root, 'bin', 'guest-bench'))
-    rc = os.path.join(root, 'etc', 'appliance.rc')
-    with open(rc, 'w', encoding='ascii') as f:
-        f.write(RC)
-    os.chmod(rc, 0o755)
-    names = b'bin\nbin/guest-bench\netc\netc/appliance.rc\n'
-    archive = subprocess.run(['cpio', '-o', '-H', 'newc', '-R', '0:0', '--quiet'], cwd=root,
-                             input=names, stdout=subprocess.PIPE, check=True).stdout
-    path = os.path.join(folder, 'initrd.img')
-    with open(path, 'wb') as out:
-        with open(os.path.join(appliance, 'initrd.img'), 'rb') as base:
-            out.write(base.read())
-        out.write(gzip.compress(archive, 1))
-    return path
-
-
-def read_results(lines):
-    results = {}
-    for line in lines:
-        words = line.decode(errors='replace').split()
-        if len(words) == 3 and words[0] == 'BENCH':
-            results[words[1]] = float(words[2])
-    return results
-
-
-def run_native(program):
-    out = subprocess.run([program, str(BUDGET_MS)], check=True, stdout=subprocess.PIPE).stdout
-    return read_results(out.splitlines())
-
-
-def run_guest(command, limit):
-    """Boots, times the boot from outside, and lets the guest power itself off."""
-    start = time.monotonic()
-    first = init = None
-    lines = []
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT) as p:
-        timer = subprocess.Popen(['sh', '-c', f'sleep {limit}; kill {p.pid}'])
-        try:
-            for line in p.stdout:
-                now = time.monotonic()
-                lines.append(line)
-                if first is None and FIRST_LINE in line:
-                    first = now
-                if init is None and INIT_LINE in line:
-                    init = now
-            p.wait()
-        finally:
-            timer.kill()
-            timer.wait()
-    if first is None or init is None or not any(b'BENCH-END' in l for l in lines):
-        tail = b''.join(lines[-12:]).decode(errors='replace')
-        raise Failed(f'ended after {time.monotonic() - start:.0f} s with status {p.returncode}, '
-                     f'unfinished:\n{tail}')
-    return dict(read_results(lines), boot=(init - first) * 1e9,
-                start=(init - start) * 1e9)
-
-
-def contestants(args, kernel, initrd, cmdline):
-    """name -> function that returns {work: nanoseconds}"""
-    program = os.path.join(args.build, 'bench', 'guest-bench')
-    qemu = ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'max', '-m', '512', '-nodefaults',
-            '-display', 'none', '-serial', 'stdio', '-no-reboot',
-            '-kernel', kernel, '-initrd', initrd, '-append', cmdline]
-    runs = {'native': lambda: run_native(program)}
-    if not args.no_tcg:
-        runs['tcg'] = lambda: run_guest(qemu, args.limit)
-    for engine in args.engine or ['interp']:
-        rf = [os.path.join(args.build, 'rf'), 'run', '--engine', engine, '--memory', '512M',
-              '--kernel', kernel, '--initrd', initrd, '--append', cmdline]
-        runs[engine] = lambda rf=rf: run_guest(rf, args.limit)
-    return runs
-
-
-def ratio(results, work, a, b):
-    x, y = results[a].get(work), results[b].get(work)
-    return x / y if x and y else None
-
-
-def cell(value, form='{:.2f}'):
-    return '-' if value is None else form.format(value)
-
-
-def table(results):
-    names = list(results)
-    pairs = [(n, 'native') for n in names if n != 'native']
-    if 'tcg' in results:
-        pairs += [(n, 'tcg') for n in names if n not in ('native', 'tcg')]
-    rows = [['work', 'unit'] + names + [f'{a}/{b}' for a, b in pairs]]
-    ratios = {p: [] for p in pairs}
-    for work, text, unit, scale in WORKS:
-        row = [text, unit]
-        for n in names:
-            value = results[n].get(work)
-            row.append(cell(None if value is None else value / scale))
-        for p in pairs:
-            r = ratio(results, work, *p)
-            if r and work not in ('boot', 'start'):
-                ratios[p].append(r)
-            row.append(cell(r, '{:.2f}x'))
-        rows.append(row)
-    means = [cell(math.exp(statistics.fmean(map(math.log, v))) if v else None, '{:.2f}x')
-             for v in ratios.values()]
-    rows.append(['geometric mean of the programs', ''] + [''] * len(names) + means)
-    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    for r in rows:
-        cells = [r[0].ljust(widths[0]), r[1].ljust(widths[1])]
-        print('  '.join(cells + [c.rjust(w) for c, w in zip(r[2:], widths[2:])]))
 
 
 def progress(text):
@@ -166,52 +29,160 @@ def progress(text):
         print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
 
 
-def measure(runs, rounds):
-    samples = {name: [] for name in runs}
-    failures = {}
-    for i in range(rounds):
-        for name, run in runs.items():
-            if name in failures:
-                continue
-            progress(f'round {i + 1} of {rounds}: {name}')
-            try:
-                samples[name].append(run())
-            except (Failed, OSError, subprocess.CalledProcessError) as e:
-                failures[name] = e
-    progress('')
-    medians = {}
-    for name, runs_of in samples.items():
-        works = {w for s in runs_of for w in s}
-        if name not in failures:
-            medians[name] = {w: statistics.median(s[w] for s in runs_of if w in s)
-                             for w in works}
-    return medians, failures
+def make_contestants(args, scratch):
+    appliance = os.path.join(args.build, 'appliance')
+    program = os.path.join(args.build, 'bench', 'guest-bench')
+    root, initrd = programs.prepare(os.path.join(args.build, 'bench-guest'), appliance, program)
+    kernel = os.path.join(appliance, 'vmlinuz')
+    plain = os.path.join(appliance, 'initrd.img')
+    with open(os.path.join(appliance, 'cmdline'), encoding='ascii') as f:
+        cmdline = f'{f.read().strip()} {KERNEL_LINE}'
+    out = [contestants.Contestant('native', [program, root, scratch])]
+    if not args.no_tcg:
+        out.append(contestants.Contestant('tcg', contestants.qemu(kernel, initrd, cmdline),
+                                          contestants.qemu(kernel, plain, cmdline)))
+    rf = os.path.join(args.build, 'rf')
+    for engine in args.engine:
+        out.append(contestants.Contestant(engine, contestants.rf(rf, engine, kernel, initrd, cmdline),
+                                          contestants.rf(rf, engine, kernel, plain, cmdline)))
+    return out
+
+
+class Run:
+    """The measurements: samples[contestant][item] is a list with a place for each round."""
+
+    def __init__(self, args, who):
+        self.args, self.who = args, who
+        self.samples = {c.name: {} for c in who}
+        self.memory = {c.name: [] for c in who}
+        self.loads = []
+        self.failures = {}
+
+    def fail(self, c, item, why):
+        self.failures.setdefault(c.name, {})[item] = str(why)
+        print(f'{c.name}: {item}: {why}', file=sys.stderr)
+        c.kill()
+
+    def add(self, c, item, round_, sample):
+        self.samples[c.name].setdefault(item, [None] * self.args.rounds)[round_] = sample
+
+    def failed(self, c, item):
+        return item in self.failures.get(c.name, {})
+
+    def boot_all(self, round_):
+        for c in self.turn(round_):
+            if c.boot_command and not self.failed(c, 'boot'):
+                progress(f'round {round_ + 1} of {self.args.rounds}: boot under {c.name}')
+                try:
+                    self.add(c, 'boot', round_, {'ns': c.boot(self.args.limit)})
+                except (contestants.Failed, OSError) as e:
+                    self.fail(c, 'boot', e)
+
+    def turn(self, round_):
+        """The order changes from round to round: whoever comes after a slow one may be at a loss."""
+        shift = round_ % len(self.who)
+        return self.who[shift:] + self.who[:shift]
+
+    def work_one(self, c, item, round_):
+        if self.failed(c, item) or self.failed(c, 'start'):
+            return
+        progress(f'round {round_ + 1} of {self.args.rounds}: {item} under {c.name}')
+        step = 'start'
+        try:
+            if not c.running():
+                c.start(self.args.limit)
+            step = item
+            self.add(c, item, round_, c.work(item, self.args.budget, self.args.limit))
+        except (contestants.Failed, OSError) as e:
+            self.fail(c, step, e)
+
+    def round(self, round_):
+        self.loads.append(os.getloadavg()[0])
+        if 'boot' in self.args.items:
+            self.boot_all(round_)
+        for item in self.args.items:
+            if items.BY_NAME[item].group != 'boot':
+                for c in self.turn(round_):
+                    self.work_one(c, item, round_)
+        for c in self.who:
+            if c.running() and c.boot_command:
+                self.memory[c.name].append(c.overhead_kib())
+            c.kill()
+
+    def all(self):
+        try:
+            for i in range(self.args.rounds):
+                self.round(i)
+        finally:
+            for c in self.who:
+                c.kill()
+            progress('')
+        return {'samples': self.samples, 'memory_kib': self.memory, 'loads': self.loads,
+                'failures': self.failures, 'rounds': self.args.rounds,
+                'budget_ms': self.args.budget, 'machine': machine.describe(self.args.build),
+                'guest_memory_mib': contestants.GUEST_MEMORY_MIB}
+
+
+def choose_items(text):
+    names = text.split(',')
+    for n in names:
+        if n not in items.BY_NAME and n not in ('user', 'kernel'):
+            raise argparse.ArgumentTypeError(f'{n}: choose from user, kernel, '
+                                             + ', '.join(items.BY_NAME))
+    return [i.name for i in items.ITEMS if i.name in names or i.group in names]
+
+
+def parse():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    ap.add_argument('--build', default='build', help="meson's build folder")
+    ap.add_argument('--engine', action='append',
+                    help='an engine of rf to measure; may be repeated (default bt)')
+    ap.add_argument('--items', type=choose_items, default=[i.name for i in items.ITEMS],
+                    help='what to measure, by commas: names, or the groups user, kernel, boot')
+    ap.add_argument('--rounds', type=int, help='default 5')
+    ap.add_argument('--budget', type=int, help='milliseconds for each piece of work (default 300)')
+    ap.add_argument('--quick', action='store_true', help='1 round, 50 ms: a look, not a measurement')
+    ap.add_argument('--limit', type=int, default=180, help='seconds that one piece of work may take')
+    ap.add_argument('--no-tcg', action='store_true', help="leave QEMU's TCG out")
+    ap.add_argument('--json', metavar='FILE', help='keep all samples')
+    ap.add_argument('--from', dest='source', metavar='FILE',
+                    help='measure nothing: report on what --json kept')
+    ap.add_argument('--record', action='store_true', help='write docs/performance.md and its plot')
+    args = ap.parse_args()
+    args.engine = args.engine or ['bt']
+    args.rounds = args.rounds or (1 if args.quick else 5)
+    args.budget = args.budget or (50 if args.quick else 300)
+    return args
+
+
+def measure(args):
+    subprocess.run(['ninja', '-C', args.build, 'rf', 'bench/guest-bench'], check=True,
+                   stdout=subprocess.DEVNULL)
+    shm = '/dev/shm' if os.path.isdir('/dev/shm') else None
+    scratch = tempfile.mkdtemp(prefix='ringfence-bench-', dir=shm)
+    try:
+        return Run(args, make_contestants(args, scratch)).all()
+    finally:
+        shutil.rmtree(scratch)
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('--build', default='build', help="meson's build folder")
-    ap.add_argument('--engine', action='append', help='engine of rf to measure (default interp)')
-    ap.add_argument('--rounds', type=int, default=3)
-    ap.add_argument('--limit', type=int, default=300, help='seconds that one guest may take')
-    ap.add_argument('--no-tcg', action='store_true', help="leave QEMU's TCG out")
-    args = ap.parse_args()
-
-    subprocess.run(['ninja', '-C', args.build, 'bench/guest-bench'], check=True,
-                   stdout=subprocess.DEVNULL)
-    appliance = os.path.join(args.build, 'appliance')
-    with open(os.path.join(appliance, 'cmdline'), encoding='ascii') as f:
-        cmdline = f'{f.read().strip()} {KERNEL_LINE}'
-    with tempfile.TemporaryDirectory() as folder:
-        initrd = make_initrd(appliance, os.path.join(args.build, 'bench', 'guest-bench'), folder)
-        runs = contestants(args, os.path.join(appliance, 'vmlinuz'), initrd, cmdline)
-        results, failures = measure(runs, args.rounds)
-    print(f'Medians of {args.rounds} rounds on {os.cpu_count()} host processors; guests have one '
-          'vCPU and 512 MiB. Ratios of time: lower is faster.')
-    table(results)
-    for name, why in failures.items():
-        print(f'{name}: {why}', file=sys.stderr)
-    sys.exit(1 if failures else 0)
+    args = parse()
+    if args.source:
+        with open(args.source, encoding='utf-8') as f:
+            results = json.load(f)
+    else:
+        try:
+            results = measure(args)
+        except programs.Missing as e:
+            sys.exit(f'bench: {e}')
+    if args.json:
+        with open(args.json, 'w', encoding='utf-8') as f:
+            json.dump(results, f, indent=1)
+    print(report.text(results))
+    if args.record:
+        report.record(results)
+    sys.exit(1 if results['failures'] else 0)
 
 
 if __name__ == '__main__':

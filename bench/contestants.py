@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever does the work: this machine, or a guest of QEMU or of rf, behind the same lines of text.
+
+A guest is booted and then waits for its next piece of work, so that contestants can take turns.
+"""
+import os
+import selectors
+import subprocess
+import time
+
+READY = b'BENCH-READY'
+FIRST_LINE = b'Linux version'
+INIT_LINE = b'Ringfence appliance: init runs.'
+GUEST_MEMORY_MIB = 512
+
+
+class Failed(Exception):
+    pass
+
+
+class Lines:
+    """The lines that a process prints, each within a time limit."""
+
+    def __init__(self, process):
+        self.process = process
+        self.fd = process.stdout.fileno()
+        os.set_blocking(self.fd, False)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.fd, selectors.EVENT_READ)
+        self.pending = b''
+        self.last = []
+
+    def next(self, deadline):
+        while b'\n' not in self.pending:
+            if not self.selector.select(max(0, deadline - time.monotonic())):
+                raise Failed('nothing came in time; ' + self.tail())
+            some = os.read(self.fd, 65536)
+            if not some:
+                raise Failed('ended unasked; ' + self.tail())
+            self.pending += some
+        line, self.pending = self.pending.split(b'\n', 1)
+        self.last = self.last[-7:] + [line.rstrip()]
+        return line.strip()
+
+    def until(self, word, limit):
+        """Lines up to the one that begins with WORD; kernels may print before it on the same line."""
+        lines, deadline = [], time.monotonic() + limit
+        while True:
+            lines.append(self.next(deadline))
+            if word in lines[-1]:
+                return lines
+
+    def tail(self):
+        lines = [l.decode(errors='replace') for l in self.last + [self.pending] if l]
+        return 'the last lines were:\n  ' + '\n  '.join(lines)
+
+    def close(self):
+        self.selector.close()
+
+
+class Contestant:
+    """One process that serves bench.c's protocol, itself or on its guest's console."""
+
+    def __init__(self, name, command, boot_command=None):
+        self.name, self.command, self.boot_command = name, command, boot_command
+        self.process = self.lines = None
+
+    def launch(self, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.STDOUT)
+        self.lines = Lines(self.process)
+
+    def start(self, limit):
+        self.launch(self.command)
+        self.lines.until(READY, limit)
+
+    def boot(self, limit):
+        """Nanoseconds from the first byte of the kernel's log (its early console) to /init's first."""
+        self.launch(self.boot_command)
+        try:
+            self.lines.until(FIRST_LINE, limit)
+            begin = time.monotonic_ns()
+            self.lines.until(INIT_LINE, limit)
+            return time.monotonic_ns() - begin
+        finally:
+            self.kill()
+
+    def work(self, name, budget_ms, limit):
+        """Returns a dictionary: ns per operation, ns of the first batch, check, and both clocks."""
+        begin = time.monotonic_ns()
+        self.process.stdin.write(f'{name} {budget_ms}\n'.encode())
+        self.process.stdin.flush()
+        lines = self.lines.until(b'BENCH-DONE ' + name.encode(), limit)
+        host = time.monotonic_ns() - begin
+        guest = int(lines[-1].split()[-1])
+        for line in lines[:-1]:
+            words = line.decode(errors='replace').split()
+            if len(words) == 5 and words[:2] == ['BENCH', name]:
+                return {'ns': float(words[2]), 'first_ns': int(words[3]), 'check': words[4],
+                        'guest_ns': guest, 'host_ns': host}
+        raise Failed(f'{name} was not done; ' + self.lines.tail())
+
+    def running(self):
+        return self.process is not None
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdin.close()
+            self.process.stdout.close()
+            self.lines.close()
+        self.process = None
+
+    def overhead_kib(self):
+        """Resident memory beyond the guest's RAM: all of the process but the mapping that is RAM."""
+        ram_kib, others = GUEST_MEMORY_MIB * 1024, 0
+        for size, pss, executable in mappings(self.process.pid):
+            if executable or not ram_kib <= size < ram_kib + 4096:
+                others += pss
+        return others
+
+
+def mappings(pid):
+    """(KiB of address space, KiB resident, may it be executed) of each; pages that are mapped twice
+    count once (that is what PSS is)."""
+    with open(f'/proc/{pid}/smaps', encoding='utf-8', errors='replace') as f:
+        size = pss = executable = None
+        for line in f:
+            words = line.split()
+            if words[0] == 'Size:':
+                size = int(words[1])
+            elif words[0] == 'Pss:':
+                pss = int(words[1])
+                yield size, pss, executable
+            elif '-' in words[0] and not words[0].endswith(':'):
+                executable = 'x' in words[1]
+
+
+def qemu(kernel, initrd, cmdline):
+    return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'max', '-m', str(GUEST_MEMORY_MIB),
+            '-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot',
+            '-kernel', kernel, '-initrd', initrd, '-append', cmdline]
+
+
+def rf(program, engine, kernel, initrd, cmdline):
+    return [program, 'run', '--engine', engine, '--memory', f'{GUEST_MEMORY_MIB}M',
+            '--kernel', kernel, '--initrd', initrd, '--append', cmdline]
