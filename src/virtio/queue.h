@@ -67,14 +67,16 @@ struct virtq {
     uint16_t next_avail; /* split: free-running index; packed: slot */
     uint16_t next_used;  /* likewise: where the next used element goes */
     bool avail_wrap, used_wrap;
-    uint16_t staged;      /* used elements that are written, but not yet visible */
-    uint16_t first_flags; /* packed: of the first one that is staged */
-    uint16_t signalled;   /* split: used index at the last look at the driver's event index */
+    uint16_t staged;                  /* used elements that are written, but not yet visible */
+    uint16_t first_slot, first_flags; /* packed: of the first one that is staged */
+    uint16_t signalled; /* next_used at the last look at what the driver wants to hear of */
     bool signalled_valid;
-    bool notify_on;
-    unsigned out_there; /* popped, neither completed nor given back */
 
-    uint32_t generation; /* a buffer of an older one was overtaken by a reset */
+    unsigned popped;       /* buffers that are neither completed nor given back */
+    unsigned popped_descs; /* ring entries that they take */
+    unsigned stale;        /* buffers of before the last reset that a back end still holds */
+    pthread_cond_t idle;   /* popped or stale has become 0 */
+    uint32_t generation;   /* a buffer of an older one was overtaken by a reset */
     struct virtq_buf *spare;
     struct iovec *scratch;
 };
@@ -138,10 +140,12 @@ int virtq_init(struct virtq *q, struct virtio_device *d, unsigned index, uint16_
                size_t request_size, struct loop *l, struct err *e);
 void virtq_destroy(struct virtq *q);
 void virtq_reset(struct virtq *q);
+/* Takes over what the driver accepted, before the queue is enabled. */
+void virtq_negotiated(struct virtq *q);
 /* Finds the areas in memory; false when they are not all in RAM. */
 bool virtq_enable(struct virtq *q);
 void virtq_save(const struct virtq *q, struct record_writer *w);
-int virtq_check(const struct virtq *q, struct record_reader *r, struct err *e);
+int virtq_check(const struct virtq *q, struct record_reader *r, uint64_t features, struct err *e);
 void virtq_load(struct virtq *q, struct record_reader *r);
 
 #endif

@@ -116,11 +116,8 @@ struct virtio_device {
 
     struct virtq *queues;
     unsigned queue_count;
-    bool held; /* for saving: nothing is popped */
-
-    pthread_mutex_t drain_lock; /* in_flight; a leaf */
-    pthread_cond_t drained;
-    unsigned in_flight;
+    atomic_bool held; /* for saving: nothing is popped */
+    bool legacy;      /* the driver set it up by the legacy interface */
     struct log_limit limit;
 };
 
