@@ -462,6 +462,19 @@ static int check_host_memory(const struct config *c, struct err *e) {
                    (unsigned long long)c->memory >> 20, (unsigned long long)host >> 20);
 }
 
+/* The resolver takes port numbers modulo 2^16. */
+static int check_gdb(const struct config *c, struct err *e) {
+    const char *colon = c->gdb ? strrchr(c->gdb, ':') : NULL;
+    char *end = NULL;
+
+    if (!c->gdb)
+        return 0;
+    if (colon && isdigit((unsigned char)colon[1]) && strtoul(colon + 1, &end, 10) <= UINT16_MAX &&
+        !*end)
+        return 0;
+    return err_set(e, 0, "gdb: '%s' is not [HOST]:PORT with a port up to 65535", c->gdb);
+}
+
 /* The TSC's frequency changes what the guest reads, not what may be asked for. */
 static int check_cpu(const struct config *c, struct err *e) {
     cleanup_free struct x86_cpuid *id = xcalloc(1, sizeof(*id));
@@ -477,9 +490,9 @@ int config_check(struct config *c, struct err *e) {
         return err_set(e, 0, "ramdisk: there is no kernel to load it; add --kernel FILE");
     if (c->gdb_wait && !c->gdb)
         return err_set(e, 0, "gdb-wait: nobody could continue the guest; add --gdb [HOST]:PORT");
-    if (c->gdb && !strchr(c->gdb, ':'))
-        return err_set(e, 0, "gdb: '%s' is not [HOST]:PORT", c->gdb);
-    return check_host_memory(c, e) < 0 ? -1 : check_cpu(c, e);
+    if (check_gdb(c, e) < 0 || check_host_memory(c, e) < 0)
+        return -1;
+    return check_cpu(c, e);
 }
 
 static json_t *key_to_json(struct config *c, const struct config_key *k) {

@@ -207,7 +207,9 @@ static void contradictions(void **state) {
         {"kernel='k'; bios='b'", "kernel and bios exclude each other: give one of them"},
         {"ramdisk='r'", "ramdisk: there is no kernel to load it; add --kernel FILE"},
         {"gdb_wait=1", "gdb-wait: nobody could continue the guest; add --gdb [HOST]:PORT"},
-        {"gdb='1234'", "gdb: '1234' is not [HOST]:PORT"},
+        {"gdb='1234'", "gdb: '1234' is not [HOST]:PORT with a port up to 65535"},
+        {"gdb=':65536'", "gdb: ':65536' is not [HOST]:PORT with a port up to 65535"},
+        {"gdb=':'", "gdb: ':' is not [HOST]:PORT with a port up to 65535"},
         {"memory='1T'", NULL},
     };
 
