@@ -27,17 +27,6 @@ struct gen {
     uint8_t pops[FUNCTIONS_MAX]; /* bytes of arguments that a function's RET takes off */
 };
 
-uint64_t rng_next(struct rng *r) {
-    uint64_t z = r->s += 0x9e3779b97f4a7c15;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-    z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    return z ^ z >> 31;
-}
-
-unsigned rng_below(struct rng *r, unsigned n) {
-    return n ? (unsigned)(rng_next(r) >> 33) % n : 0;
-}
-
 static unsigned below(struct gen *g, unsigned n) {
     return rng_below(&g->rng, n);
 }

@@ -15,6 +15,7 @@
 
 #include "cpu/x86/state.h"
 #include "layout.h"
+#include "rng.h"
 
 struct engine_ops;
 struct x86_cpuid;
@@ -60,12 +61,6 @@ struct program {
     uint64_t gpr[16];
     uint64_t fs_base, gs_base;
 };
-
-struct rng {
-    uint64_t s;
-};
-uint64_t rng_next(struct rng *r);
-unsigned rng_below(struct rng *r, unsigned n);
 
 /* generate.c */
 void program_generate(struct program *p, uint64_t seed, const struct x86_cpuid *id);

@@ -21,7 +21,7 @@
 #define SEL_USER_DS 0x2b
 #define SEL_USER_CS 0x33
 #define SEL_TSS 0x40
-#define HANG_SECONDS 10
+#define HANG_SECONDS 4
 
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80 };
 #define PTE_DIR (PTE_P | PTE_W | PTE_U | PTE_A)

@@ -405,13 +405,14 @@ void interp_get_state(struct vcpu *v, struct x86_state *s) {
     struct x86_cpu *c = cpu_of(v);
     *s = c->s;
     s->rflags = cpu_flags(c);
+    s->dr6_pending = c->dr6_pending;
 }
 
 void interp_set_state(struct vcpu *v, const struct x86_state *s) {
     struct x86_cpu *c = cpu_of(v);
     c->s = *s;
     c->s.zero = 0;
-    c->dr6_pending = 0;
+    c->dr6_pending = s->dr6_pending;
     c->exc_nested = false;
     atomic_store(&v->tsc_offset, s->tsc_offset);
     cpu_set_flags(c, s->rflags);

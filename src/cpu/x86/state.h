@@ -182,7 +182,8 @@ struct x86_state {
     int64_t tsc_offset; /* guest TSC = clock_tsc() + tsc_offset */
     uint32_t pkru;      /* rights of the protection keys of user pages */
     struct x86_fpu fpu;
-    bool nmi_blocked; /* between NMI delivery and IRET */
+    uint64_t dr6_pending; /* debug conditions that were met and are not reported yet */
+    bool nmi_blocked;     /* between NMI delivery and IRET */
     /* The next eight bytes are all zero in the common case; loops test them as one word. */
     _Alignas(8) enum x86_activity activity;
     bool shadow_sti;   /* interrupts are inhibited for the next instruction */
