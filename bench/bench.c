@@ -74,7 +74,8 @@ static int compare_spans(const void *a, const void *b) {
 
 static double median_span(unsigned n) {
     qsort(spans, n, sizeof(spans[0]), compare_spans);
-    return (double)(spans[(n - 1) / 2] + spans[n / 2]) / 2;
+    unsigned lower = (n - 1) / 2, upper = n / 2;
+    return (double)(spans[lower] + spans[upper]) / 2;
 }
 
 /* One batch warms up: first touches, lazy binding, an engine's translation. */
@@ -107,6 +108,7 @@ static void measure_apart(const struct work *w, uint64_t budget_ns) {
     if (child < 0)
         bench_die("fork");
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         setpgid(0, 0);
         measure(w, budget_ns);
         fflush(stdout);

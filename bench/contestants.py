@@ -3,6 +3,7 @@
 
 A guest is booted and then waits for its next piece of work, so that contestants can take turns.
 """
+import collections
 import os
 import selectors
 import subprocess
@@ -113,28 +114,31 @@ class Contestant:
         self.process = None
 
     def overhead_kib(self):
-        """Resident memory beyond the guest's RAM: all of the process but the mapping that is RAM."""
+        """Resident memory of the monitor beyond the guest's RAM and the files that it boots, which QEMU
+        keeps mapped. RAM is the mapping that has its size."""
         ram_kib, others = GUEST_MEMORY_MIB * 1024, 0
-        for size, pss, executable in mappings(self.process.pid):
-            if executable or not ram_kib <= size < ram_kib + 4096:
-                others += pss
+        for m in mappings(self.process.pid):
+            is_ram = not m.executable and ram_kib <= m.size_kib < ram_kib + 4096
+            if not is_ram and m.path not in self.command:
+                others += m.resident_kib
         return others
 
 
+Mapping = collections.namedtuple('Mapping', 'size_kib resident_kib executable path')
+
+
 def mappings(pid):
-    """(KiB of address space, KiB resident, may it be executed) of each; pages that are mapped twice
-    count once (that is what PSS is)."""
+    """What is mapped twice counts once: resident is the PSS."""
     with open(f'/proc/{pid}/smaps', encoding='utf-8', errors='replace') as f:
-        size = pss = executable = None
         for line in f:
-            words = line.split()
+            words = line.split(None, 5)
             if words[0] == 'Size:':
                 size = int(words[1])
             elif words[0] == 'Pss:':
-                pss = int(words[1])
-                yield size, pss, executable
-            elif '-' in words[0] and not words[0].endswith(':'):
+                yield Mapping(size, int(words[1]), executable, path)
+            elif not words[0].endswith(':'):
                 executable = 'x' in words[1]
+                path = words[5].strip() if len(words) > 5 else None
 
 
 def qemu(kernel, initrd, cmdline):

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -69,6 +70,7 @@ static void start_peer(void (*serve)(void)) {
     if (child < 0)
         bench_die("fork");
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         serve();
         _exit(0);
     }

@@ -53,5 +53,6 @@ def describe(build):
         'host_kernel': platform.release(),
         'guest_kernel': guest_kernel(os.path.join(build, 'appliance')),
         'qemu': first_line('qemu-system-x86_64', '--version'),
-        'ringfence': first_line('git', 'rev-parse', '--short', 'HEAD', cwd=here),
+        'ringfence': first_line('git', 'describe', '--always', '--dirty', '--exclude', '*',
+                                 cwd=here),
     }

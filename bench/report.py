@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the samples say: a table, verdicts, docs/performance.md."""
+import json
 import math
 import os
 import statistics
@@ -9,8 +10,10 @@ import plot
 
 
 class Results:
-    def __init__(self, raw):
-        self.raw = raw
+    """BEST: the least over the rounds instead of medians, for a look on a machine that is busy."""
+
+    def __init__(self, raw, best=False):
+        self.raw, self.best = raw, best
         self.names = list(raw['samples'])
         self.ours = [n for n in self.names if n not in ('native', 'tcg')]
         self.pairs = [(n, 'native') for n in self.names if n != 'native']
@@ -22,13 +25,19 @@ class Results:
 
     def time(self, who, item):
         have = [t for t in self.times(who, item) if t]
-        return statistics.median(have) if have else None
+        if not have:
+            return None
+        return min(have) if self.best else statistics.median(have)
 
     def ratio(self, pair, item):
         """(median, least, most) of the ratios within each round."""
         a, b = (self.times(who, item) for who in pair)
         have = [x / y for x, y in zip(a, b) if x and y]
-        return (statistics.median(have), min(have), max(have)) if have else None
+        if not have:
+            return None
+        middle = self.time(pair[0], item) / self.time(pair[1], item) if self.best \
+            else statistics.median(have)
+        return middle, min(have), max(have)
 
     def items(self, group=None):
         return [i for i in items.ITEMS if group in (None, i.group)
@@ -54,14 +63,16 @@ class Results:
         return guest / host - 1 if host else None
 
     def wrong(self, who):
-        """Work whose result differs from the bare processor's."""
-        bad = []
+        """Work whose result differs from the bare processor's; None when nothing could be compared."""
+        bad, compared = [], False
         for name, samples in self.raw['samples'][who].items():
             right = {s['check'] for s in self.raw['samples'].get('native', {}).get(name, [])
                      if s and 'check' in s}
-            if right and any(s and s['check'] not in right for s in samples):
+            got = {s['check'] for s in samples if s and 'check' in s}
+            compared = compared or bool(right and got)
+            if right and got - right:
                 bad.append(name)
-        return bad
+        return bad if compared else None
 
 
 def number(x):
@@ -75,7 +86,9 @@ def times_cell(r):
 
 
 def spread_cell(r):
-    return '-' if r is None else f'{number(r[0])}x ({number(r[1])}-{number(r[2])})'
+    if r is None:
+        return '-'
+    return f'{number(r[0])}x' + (f' ({number(r[1])}-{number(r[2])})' if r[1] < r[2] else '')
 
 
 def rows(res):
@@ -146,8 +159,9 @@ def soundness(res):
         if n == 'native':
             continue
         bad = res.wrong(n)
-        yield verdict(not bad, f'{n}: every result is the bare processor\'s'
-                      + (f'; not: {", ".join(bad)}' if bad else ''))
+        if bad is not None:
+            yield verdict(not bad, f'{n}: every result is the bare processor\'s'
+                          + (f'; not: {", ".join(bad)}' if bad else ''))
         error = res.clock_error(n)
         if error is not None:
             yield verdict(abs(error) <= items.CLOCK_BOUND,
@@ -158,6 +172,8 @@ def soundness(res):
 def verdicts(res):
     out = []
     for engine in res.ours:
+        if engine == 'interp':
+            continue  # the reference is not for speed
         if 'tcg' in res.names:
             out += against_tcg(res, engine)
         if 'native' in res.names:
@@ -180,10 +196,11 @@ def how(res):
             + ', '.join(f'{l:.1f}' for l in raw['loads']) + '.')
 
 
-def text(raw):
-    res = Results(raw)
-    lines = [how(res), 'Times are medians, ratios medians of ratios (least-most) within a round; '
-             'lower is faster.', '']
+def text(raw, best=False):
+    res = Results(raw, best)
+    what = 'Times are the least over the rounds, ratios those of these times' if best else \
+        'Times are medians, ratios medians of ratios within a round'
+    lines = [how(res), f'{what} (least-most of ratios within a round); lower is faster.', '']
     lines += aligned(rows(res))
     lines += [''] + verdicts(res)
     for who, failed in raw['failures'].items():
@@ -210,7 +227,7 @@ is its record of one run, made by `make bench ARGS="--record"`; every number and
 
 Times are medians over the rounds. Ratios are medians of the ratios within a round, with the least and the most of them in
 parentheses; means are geometric means of those medians. Memory is what of the monitor is resident at the end of a round besides the
-guest's RAM. {clocks}
+guest's RAM. {clocks} All samples are in [performance.json](performance.json).
 
 ## Against what the project wants
 
@@ -275,7 +292,7 @@ def record(raw):
         table=markdown_table(rows(res)), clocks=clocks(res),
         verdicts='\n'.join(f'- {v}' for v in verdicts(res)),
         what='\n'.join(f'- `{i.name}`: {i.text}' for i in res.items()))
-    with open(os.path.join(docs, 'performance.md'), 'w', encoding='utf-8') as f:
-        f.write(page)
-    with open(os.path.join(docs, 'performance.svg'), 'w', encoding='utf-8') as f:
-        f.write(plot.svg(res))
+    for name, content in (('performance.md', page), ('performance.svg', plot.svg(res)),
+                          ('performance.json', json.dumps(raw, separators=(',', ':')) + '\n')):
+        with open(os.path.join(docs, name), 'w', encoding='utf-8') as f:
+            f.write(content)
