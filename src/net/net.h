@@ -57,7 +57,8 @@ enum {
     NET_CAN_USO = 32,
 };
 
-/* The guest's side, as the back end sees it. */
+/* The guest's side, as the back end sees it. Never called from inside send, receive_again or
+ * set_front: the front end may hold the lock of a queue then. */
 struct net_front {
     /* False: there is no buffer for it; the back end keeps or drops it, and front->room... is
      * announced through ops->receive_again. */
@@ -69,6 +70,8 @@ struct net_front {
 
 struct net_ops {
     const char *name; /* "user", "tap", … */
+    /* The front is there: from now on frames may come. On the loop's thread; may be NULL. */
+    void (*start)(struct net *n);
     /* False: not taken; send_again is called when it will be. */
     bool (*send)(struct net *n, unsigned queue, const struct net_frame *f);
     /* The front end has buffers again after receive() returned false. May be NULL. */
@@ -84,20 +87,33 @@ struct net {
     struct loop *loop;
     const struct net_front *front; /* NULL until attached */
     void *front_arg;
-    unsigned can;        /* what the back end takes from the guest */
+    unsigned can;        /* NET_CAN_…: what the back end takes from the guest */
     unsigned queues_max; /* pairs */
     unsigned mtu;        /* 0: 1500, and not announced */
     bool link_up;
 };
 
-/* Before the loop's first event of the back end. */
-static inline void net_attach(struct net *n, const struct net_front *f, void *arg) {
-    n->front = f;
-    n->front_arg = arg;
-}
+/* Gives the back end its front and has it started on the loop. Any thread, once. */
+void net_attach(struct net *n, const struct net_front *f, void *arg);
+/* Stops what is under way, and frees. The loop does not run. NULL is allowed. */
+void net_close(struct net *n);
+
+/* For back ends. What they give the front: */
+bool net_receive(struct net *n, unsigned queue, const struct net_frame *f);
+void net_set_link(struct net *n, bool up);
 
 static inline bool net_send(struct net *n, unsigned queue, const struct net_frame *f) {
     return n->ops->send(n, queue, f);
+}
+
+static inline void net_receive_again(struct net *n, unsigned queue) {
+    if (n->ops->receive_again)
+        n->ops->receive_again(n, queue);
+}
+
+static inline void net_set_front(struct net *n, unsigned can, unsigned queues) {
+    if (n->ops->set_front)
+        n->ops->set_front(n, can, queues);
 }
 
 #endif
