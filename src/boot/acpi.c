@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * RSDP, RSDT, XSDT, FADT, FACS, MADT, HPET and DSDT (ACPI 5.1 and 6.4, chapter 5). Fixed hardware
- * as PIIX4 has it, always in ACPI mode (SMI_CMD = 0). No SMM, no sleep states but S5, no processor
- * power states.
+ * RSDP, RSDT, XSDT, FADT, FACS, MADT, HPET, MCFG (PCI Firmware 3.0, 4.1.2) and DSDT (ACPI 5.1
+ * and 6.4, chapter 5). Fixed hardware as PIIX4 has it, always in ACPI mode (SMI_CMD = 0). No SMM,
+ * no sleep states but S5, no processor power states.
  */
 #include "boot/acpi.h"
 
@@ -107,6 +107,14 @@ struct PACKED acpi_hpet {
     uint8_t number;
     uint16_t min_tick;
     uint8_t protection;
+};
+
+struct PACKED acpi_mcfg {
+    struct acpi_header h;
+    uint64_t reserved1, base;
+    uint16_t segment;
+    uint8_t first_bus, last_bus;
+    uint32_t reserved2;
 };
 
 enum {
@@ -240,7 +248,7 @@ static void isa_device_end(struct aml *a) {
 static void dsdt_pci_crs(struct aml *a) {
     aml_name(a, "_CRS");
     aml_resources_begin(a);
-    aml_word_bus(a, 0, 255);
+    aml_word_bus(a, 0, 0);
     aml_io(a, PC_PCI_ADDR, 8);
     aml_word_io(a, 0, PC_PCI_ADDR - 1);
     aml_word_io(a, PC_PCI_ADDR + 8, 0xffff);
@@ -302,6 +310,7 @@ static void dsdt_system_chips(struct aml *a) {
     isa_device_begin(a, "SYSR", "PNP0C02");
     aml_io(a, PC_PORT61, 1);
     aml_io(a, PC_PM_BASE, 0x40);
+    aml_memory32_fixed(a, PC_ECAM_BASE, PC_ECAM_SIZE, true);
     isa_device_end(a);
 }
 
@@ -331,6 +340,25 @@ static void dsdt_com1(struct aml *a) {
     aml_end(a);
 }
 
+static void dsdt_virtio_mmio(struct aml *a, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        char name[8];
+
+        snprintf(name, sizeof(name), "VR%02X", i & 0xff);
+        aml_device_begin(a, name);
+        aml_name(a, "_HID");
+        aml_string(a, "LNRO0005");
+        name_int(a, "_UID", i);
+        name_int(a, "_CCA", 1);
+        aml_name(a, "_CRS");
+        aml_resources_begin(a);
+        aml_memory32_fixed(a, (uint32_t)PC_VIRTIO_MMIO(i), PC_VIRTIO_MMIO_SIZE, true);
+        aml_interrupt(a, PC_VIRTIO_MMIO_GSI(i));
+        aml_resources_end(a);
+        aml_end(a);
+    }
+}
+
 static void dsdt_processors(struct aml *a, unsigned vcpus) {
     for (unsigned i = 0; i < vcpus; i++) {
         char name[8];
@@ -351,6 +379,7 @@ static void dsdt_terms(struct aml *a, const struct acpi_params *p) {
     if (p->i8042)
         dsdt_i8042(a);
     dsdt_com1(a);
+    dsdt_virtio_mmio(a, p->virtio_mmio);
     dsdt_processors(a, p->vcpus);
     aml_end(a);
 
@@ -487,6 +516,14 @@ static uint32_t build_hpet(struct builder *b) {
     return seal(b, at);
 }
 
+static uint32_t build_mcfg(struct builder *b) {
+    struct acpi_mcfg t = {.h = header("MCFG", 1), .base = PC_ECAM_BASE};
+    size_t at = b->len;
+
+    append(b, &t, sizeof(t));
+    return seal(b, at);
+}
+
 /* RSDT and XSDT differ in the width of their entries. */
 static uint32_t build_root(struct builder *b, const char *signature, const uint32_t *tables,
                            size_t count, size_t width) {
@@ -515,7 +552,7 @@ static struct acpi_rsdp build_rsdp(uint32_t rsdt, uint32_t xsdt) {
 void acpi_build(struct acpi_blob *blob, const struct acpi_params *p, uint32_t base) {
     struct builder b = {.base = base};
     struct acpi_rsdp rsdp = {0};
-    uint32_t tables[3];
+    uint32_t tables[4];
 
     append(&b, &rsdp, sizeof(rsdp));
     uint32_t facs = build_facs(&b);
@@ -523,6 +560,7 @@ void acpi_build(struct acpi_blob *blob, const struct acpi_params *p, uint32_t ba
     tables[0] = build_fadt(&b, p, facs, dsdt);
     tables[1] = build_madt(&b, p);
     tables[2] = build_hpet(&b);
+    tables[3] = build_mcfg(&b);
     uint32_t rsdt = build_root(&b, "RSDT", tables, ARRAY_LEN(tables), 4);
     uint32_t xsdt = build_root(&b, "XSDT", tables, ARRAY_LEN(tables), 8);
     rsdp = build_rsdp(rsdt, xsdt);

@@ -12,9 +12,10 @@ struct mem;
 
 /* What differs between machines; everything else is in dev/pc_layout.h. */
 struct acpi_params {
-    unsigned vcpus; /* local APIC ids 0 .. vcpus - 1 */
-    bool i8042;     /* there is a keyboard controller to be found */
-    bool vga;       /* there is a VGA display to be probed */
+    unsigned vcpus;       /* local APIC ids 0 .. vcpus - 1 */
+    bool i8042;           /* there is a keyboard controller to be found */
+    bool vga;             /* there is a VGA display to be probed */
+    unsigned virtio_mmio; /* transports at PC_VIRTIO_MMIO_BASE, one behind the other */
 };
 
 /* All tables, ready to be copied to the guest-physical address they were built for. */

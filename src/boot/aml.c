@@ -36,6 +36,7 @@ enum {
     RES_MEMORY32_FIXED = 0x86,
     RES_DWORD_SPACE = 0x87,
     RES_WORD_SPACE = 0x88,
+    RES_EXTENDED_IRQ = 0x89,
 };
 
 /* Address space descriptors: resource types and flags. */
@@ -199,6 +200,16 @@ void aml_io(struct aml *a, uint16_t port, uint8_t len) {
 void aml_irq(struct aml *a, unsigned irq) {
     put(a, RES_IRQ_NOFLAGS, 1);
     put(a, 1u << irq, 2);
+}
+
+enum { IRQ_CONSUMER = 1, IRQ_SHARED = 8 };
+
+void aml_interrupt(struct aml *a, uint32_t gsi) {
+    put(a, RES_EXTENDED_IRQ, 1);
+    put(a, 6, 2);
+    put(a, IRQ_CONSUMER | IRQ_SHARED, 1);
+    put(a, 1, 1); /* how many */
+    put(a, gsi, 4);
 }
 
 void aml_memory32_fixed(struct aml *a, uint32_t base, uint32_t len, bool writable) {

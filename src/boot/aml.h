@@ -41,7 +41,8 @@ void aml_resources_begin(struct aml *a);
 void aml_resources_end(struct aml *a);
 
 void aml_io(struct aml *a, uint16_t port, uint8_t len);
-void aml_irq(struct aml *a, unsigned irq); /* edge-triggered, active high, exclusive */
+void aml_irq(struct aml *a, unsigned irq);       /* edge-triggered, active high, exclusive */
+void aml_interrupt(struct aml *a, uint32_t gsi); /* level-triggered, active high, shared */
 void aml_memory32_fixed(struct aml *a, uint32_t base, uint32_t len, bool writable);
 void aml_word_bus(struct aml *a, uint16_t first, uint16_t last);
 void aml_word_io(struct aml *a, uint16_t first, uint16_t last);

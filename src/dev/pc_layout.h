@@ -9,8 +9,13 @@
 /* Memory. RAM ends at or below PC_HOLE; what is beyond it goes on at PC_HIGH. */
 #define PC_HOLE 0xc0000000ull /* to 4 GiB: PCI, then the chips, then firmware */
 #define PC_HIGH 0x100000000ull
-#define PC_PCI_MMIO_END 0xfec00000ull
+#define PC_PCI_MMIO_END 0xfeb00000ull
+#define PC_ECAM_BASE 0xfeb00000ull /* bus 0 only */
+#define PC_ECAM_SIZE 0x100000ull
 #define PC_IOAPIC_BASE 0xfec00000ull
+#define PC_VIRTIO_MMIO_BASE 0xfec10000ull
+#define PC_VIRTIO_MMIO_SIZE 0x200
+#define PC_VIRTIO_MMIO(i) (PC_VIRTIO_MMIO_BASE + (i)*PC_VIRTIO_MMIO_SIZE)
 #define PC_HPET_BASE 0xfed00000ull
 #define PC_HPET_SIZE 0x400
 #define PC_LAPIC_BASE 0xfee00000ull
@@ -41,6 +46,7 @@
 #define PC_COM1 0x3f8
 #define PC_PCI_ADDR 0xcf8
 #define PC_PCI_DATA 0xcfc
+#define PC_PCI_IO 0xc000 /* to the end: where PCI devices' ports are put */
 
 /* Interrupts: ISA lines, which are also I/O APIC pins except that IRQ 0 is wired to pin 2. */
 #define PC_IRQ_PIT 0
@@ -58,5 +64,8 @@
 /* INTA..INTD (pin 0..3) of PCI slot `slot`: four I/O APIC pins of their own, swizzled by slot. */
 #define PC_PCI_GSI_FIRST 16
 #define PC_PCI_GSI(slot, pin) (PC_PCI_GSI_FIRST + (((slot) + (pin)) & 3))
+
+/* virtio-mmio devices share the last four. */
+#define PC_VIRTIO_MMIO_GSI(i) (20 + ((i)&3))
 
 #endif

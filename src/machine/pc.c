@@ -24,6 +24,7 @@
 #include "dev/mc146818.h"
 #include "dev/pc_layout.h"
 #include "dev/pci.h"
+#include "dev/pci_msi.h"
 #include "dev/pic8259.h"
 #include "dev/pit8254.h"
 #include "dev/testdev.h"
@@ -145,6 +146,18 @@ static bool make_interrupt_controllers(struct machine *m, struct err *e) {
     return add(m, m->ioapic);
 }
 
+static bool make_pci(struct machine *m, struct err *e) {
+    const struct pci_bus_config config = {
+        .reset = {acpi_pm_reset_read, acpi_pm_reset_write, m->pm},
+        .gsi = {ioapic_set_irq, m->ioapic, 0},
+        .msi = pci_msi_to_apic,
+        .msi_arg = m->bus,
+    };
+
+    m->pci = pci_bus_new(m->mem, &config, e);
+    return add(m, m->pci);
+}
+
 static bool make_platform(struct machine *m, struct err *e) {
     const struct acpi_pm_events events = {on_power_off, on_reset, m};
     const struct i8042_config keyboard = {
@@ -153,12 +166,9 @@ static bool make_platform(struct machine *m, struct err *e) {
         .reset = on_reset,
         .arg = m,
     };
-    struct pci_reset_port reset = {acpi_pm_reset_read, acpi_pm_reset_write, NULL};
 
-    m->pm = reset.arg = acpi_pm_new(m->mem, m->clock, isa_line(m, PC_IRQ_SCI), &events, e);
-    if (!add(m, m->pm))
-        return false;
-    return add(m, pci_bus_new(m->mem, &reset, e)) && add(m, i8042_new(m->mem, &keyboard, e));
+    m->pm = acpi_pm_new(m->mem, m->clock, isa_line(m, PC_IRQ_SCI), &events, e);
+    return add(m, m->pm) && make_pci(m, e) && add(m, i8042_new(m->mem, &keyboard, e));
 }
 
 /* The RTC can wake the machine, so power management sees its line, too. */

@@ -25,6 +25,7 @@ struct engine_vm;
 struct lapic;
 struct loop;
 struct mem;
+struct pci_bus;
 struct x86_state;
 
 /* How a machine ended. */
@@ -75,6 +76,7 @@ struct machine {
     struct device *devices, **last_device; /* in order of creation */
     struct apic_bus *bus;
     struct lapic **lapics;
+    struct pci_bus *pci;
     void *pic, *ioapic, *pm, *hpet;
 
     pthread_mutex_t lock; /* over requests */

@@ -83,10 +83,20 @@ static void test_roots(void **state) {
     assert_memory_equal(blob.data + xsdt, "XSDT", 4);
     assert_int_equal(sum(rsdt, u32(rsdt + 4)), 0);
     assert_int_equal(sum(xsdt, u32(xsdt + 4)), 0);
-    assert_int_equal(u32(rsdt + 4), 36 + 3 * 4);
-    assert_int_equal(u32(xsdt + 4), 36 + 3 * 8);
-    for (unsigned i = 0; i < 3; i++)
+    assert_int_equal(u32(rsdt + 4), 36 + 4 * 4);
+    assert_int_equal(u32(xsdt + 4), 36 + 4 * 8);
+    for (unsigned i = 0; i < 4; i++)
         assert_int_equal(u32(rsdt + 36 + 4 * i), u64(xsdt + 36 + 8 * i));
+}
+
+static void test_mcfg(void **state) {
+    (void)state;
+    build(1);
+    size_t t = table("MCFG");
+
+    assert_int_equal(u32(t + 4), 60);
+    assert_int_equal(u64(t + 44), 0xfeb00000);
+    assert_int_equal(u64(t + 52), 0); /* segment 0, bus 0 only */
 }
 
 static void test_fadt(void **state) {
@@ -255,13 +265,10 @@ static void test_iasl(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_roots),
-        cmocka_unit_test(test_fadt),
-        cmocka_unit_test(test_madt),
-        cmocka_unit_test(test_hpet),
-        cmocka_unit_test(test_dsdt),
-        cmocka_unit_test(test_package_length),
-        cmocka_unit_test(test_integers_and_names),
+        cmocka_unit_test(test_roots),          cmocka_unit_test(test_fadt),
+        cmocka_unit_test(test_mcfg),           cmocka_unit_test(test_madt),
+        cmocka_unit_test(test_hpet),           cmocka_unit_test(test_dsdt),
+        cmocka_unit_test(test_package_length), cmocka_unit_test(test_integers_and_names),
         cmocka_unit_test(test_iasl),
     };
 
