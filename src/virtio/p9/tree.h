@@ -10,6 +10,7 @@
 #define RINGFENCE_VIRTIO_P9_TREE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
@@ -57,7 +58,8 @@ int p9_place_in(struct p9_tree *t, const struct p9_node *folder, const char *nam
                 struct p9_place *p);
 void p9_place_done(struct p9_place *p);
 #define cleanup_place __attribute__((cleanup(p9_place_done)))
-#define P9_PLACE_INIT {-1, false, NULL}
+#define P9_PLACE_INIT                                                                              \
+    { -1, false, NULL }
 
 int p9_node_stat(struct p9_tree *t, const struct p9_node *n, struct stat *st);
 /* A regular file or a folder; returns a descriptor or -errno. -ENXIO: something else. */
