@@ -184,7 +184,7 @@ def main():
             json.dump(results, f, indent=1)
     print(report.text(results, args.best))
     if args.record:
-        report.record(results)
+        report.record(results, args.best)
     sys.exit(1 if results['failures'] else 0)
 
 
