@@ -311,7 +311,7 @@ static struct x86_cpu *engine_new(void *ram, unsigned pages) {
     c->page_flags = native_page_flags;
     for (unsigned n = 0; n < pages; n++) {
         uint64_t lin = (uintptr_t)ram + n * PAGE_SIZE;
-        struct tlb_entry *e = tlb_slot(c->tlb, lin);
+        struct tlb_entry *e = tlb_slot(c, c->tlb, lin);
         e->rd = e->wr = lin >> PAGE_SHIFT | c->asid;
     }
     return c;

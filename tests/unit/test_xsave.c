@@ -147,7 +147,7 @@ static void test_xsave(void **state) {
 #define LAST_PAGE 0x7ffffffff000
 
 static int run_at_end(const uint8_t *insn, unsigned len, unsigned inside, uint64_t rfbm) {
-    struct tlb_entry *e = tlb_slot(cpu->tlb, LAST_PAGE);
+    struct tlb_entry *e = tlb_slot(cpu, cpu->tlb, LAST_PAGE);
     struct tlb_entry kept = *e;
     *e = (struct tlb_entry){.mask = ~0ull, .addend = (uintptr_t)ram - LAST_PAGE, .ex = TLB_INVALID};
     e->rd = e->wr = LAST_PAGE >> PAGE_SHIFT | cpu->asid;

@@ -17,9 +17,10 @@
 #include "cpu/bt/stats.h"
 #include "cpu/x86/cpu.h"
 
-#define BT_TLB_SIZE 512u
+#define BT_TLB_SIZE 1024u
 #define BT_JUMP_SIZE 32768u
 #define BT_CONTEXTS 64u
+#define BT_JUMP_PAGES 4096u
 
 /*
  * The inline TLB of one privilege: by the page number's low bits, the negated page address (so that
@@ -29,6 +30,12 @@
  */
 struct bt_tlb {
     uint64_t rd[BT_TLB_SIZE], wr[BT_TLB_SIZE], addend[BT_TLB_SIZE];
+};
+
+/* Which slots of a bt_tlb are to be emptied: all that hold something, and those of pages that are
+ * not global. */
+struct bt_tlb_slots {
+    uint64_t used[BT_TLB_SIZE / 64], local[BT_TLB_SIZE / 64];
 };
 
 /* Blocks by linear address: minus (rip + context key), where the code is, and rip's page. */
@@ -90,16 +97,21 @@ struct bt_cpu {
     unsigned link_flushes; /* bt_cache_flushes() when link_exit was set */
     struct bt_exit *link_exit; /* the exit through which the code was left, or NULL */
     struct bt_cache *cache;
-    uint64_t seen_space; /* asid and paging generation of the inline TLB's contents */
-    uint64_t seen_context;
+    uint64_t refill_lin, refill_back, refill_rd, refill_wr; /* see below */
+    uint64_t refill_rd_known, refill_wr_known;
+    /* tlb.c: what the inline TLB and the jump table are for. */
+    uint64_t seen_space, seen_context;
     const struct tlb_entry *seen_tlb; /* c.tlb for context_key */
     bool seen_vector;
+    bool local_code; /* supervisor code has run in pages that are not global */
     struct bt_context {
-        uint64_t context, number;
+        uint64_t space, number;
     } contexts[BT_CONTEXTS];
     uint64_t last_context;
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
+    struct bt_tlb_slots slots[3];
     struct bt_jumps jump;
+    uint64_t jump_pages[BT_JUMP_PAGES / 64]; /* hash of pages that `jump` may have entries of */
     struct bt_stats stats;
 };
 
@@ -116,6 +128,24 @@ static inline unsigned bt_tlb_kind(const struct x86_cpu *c) {
     return (unsigned)((c->tlb - c->tlbs[0]) / TLB_SIZE);
 }
 
+/*
+ * refill.c: code that a probe of the inline TLB comes to when it misses. Jumped to through
+ * gs:[refill_rd] or gs:[refill_wr] (the access is a write, or reads and writes), with
+ *   gs:[refill_lin]  = the linear address of the access's first byte,
+ *   gs:[refill_back] = where to go on,
+ * and the guest's registers anywhere but in memory: all registers, the flags and the vector
+ * registers are preserved, RSP and the scratch registers too (so the address may stay where it
+ * was). When the slot was filled it goes to refill_back, where a jump (JMP rel32, 5 bytes) back to
+ * the probe belongs: that hits now. When it was not, it goes to refill_back + 5, for a call out:
+ * the access faults, is to no memory, crosses a page, or is a write to a page with code. Either way
+ * nothing but A and D bits of the guest has changed, as the access that follows would change them.
+ * An instruction that may fault for another reason (the alignment of a vector or of CMPXCHG16B)
+ * takes refill_rd_known or refill_wr_known, which change nothing: they fail where a walk is needed.
+ * c.tlb must be the TLB that the block uses.
+ */
+void bt_refill_read(void), bt_refill_write(void);
+void bt_refill_read_known(void), bt_refill_write_known(void);
+
 /* entry.c */
 void bt_enter(struct bt_cpu *b, uint64_t code); /* returns when translated code was left */
 void bt_call_out(void), bt_leave(void);         /* jumped to, not called by C */
@@ -123,6 +153,41 @@ void bt_call_out(void), bt_leave(void);         /* jumped to, not called by C */
 /* Called by entry.c with all guest state in the vCPU: executes the site's instruction. False: do
  * not go back. */
 bool bt_site_run(struct bt_cpu *b, const struct bt_site *site);
+
+/* ---- tlb.c: the inline TLB and the jump table; by the vCPU's thread, or while the world stands
+ * ---- */
+
+void bt_tlb_init(struct bt_cpu *b);
+/* Takes the entry that the vCPU's TLB has for this address at the current privilege, if any. */
+void bt_tlb_learn(struct bt_cpu *b, uint64_t lin);
+/* No entry for writing leads to this page any more. */
+void bt_tlb_forget_writes(struct bt_cpu *b, uint64_t host_page);
+/* Address space, privilege or the use of vectors may have changed since translated code was left.
+ */
+void bt_context_update(struct bt_cpu *b);
+/* The code of c.s.rip is at `k`. It was found through the TLB for fetching. */
+void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k);
+void bt_jumps_clear(struct bt_cpu *b);
+
+/* ---- world.c: all vCPUs of a domain out of translated code ---- */
+
+struct bt_world;
+struct bt_world *bt_world_new(struct bt_cache *cache);
+void bt_world_free(struct bt_world *w);
+/* False when it has to be tried again, for somebody stopped the world meanwhile. */
+bool bt_code_entered(struct bt_cpu *b);
+void bt_code_left(struct bt_cpu *b);
+/* The caller is in no translated code, nor holds a lock that a call out of it might take. */
+void bt_world_stop(struct engine_vm *vm);
+void bt_world_go(struct engine_vm *vm);
+struct bt_cache *bt_world_cache(const struct engine_vm *vm);
+
+/* ---- signals.c ---- */
+
+/* The vCPU whose thread this is, or NULL. */
+struct bt_cpu *bt_running(void);
+/* Faults in translated code are this vCPU's from now on. */
+void bt_signals_prepare(struct bt_cpu *b);
 
 /* translate.c: translates the code at c->s.rip, which lies at `host`. False when the cache is full.
  */

@@ -7,171 +7,20 @@
 #include <asm/prctl.h>
 #include <cpuid.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include "base/err.h"
-#include "base/loop.h"
 #include "cpu/bt/bt.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
 
 #define CACHE_BYTES (64ull << 20) /* when nobody says */
-#define ALT_STACK (64u << 10)
 
 static struct bt_cpu *bt_of(struct vcpu *v) {
     return (struct bt_cpu *)(void *)v;
-}
-
-/* ---- inline TLB and jump table ---- */
-
-static uint64_t jump_index(uint64_t rip) {
-    return rip >> 1 & (BT_JUMP_SIZE - 1);
-}
-
-/* What empties a slot: an address of another slot, not next to its own. */
-static void tlb_clear(struct bt_tlb *t) {
-    for (uint64_t n = 0; n < BT_TLB_SIZE; n++)
-        t->rd[n] = t->wr[n] = -((n ^ 2) << PAGE_SHIFT);
-}
-
-static void jumps_clear(struct bt_cpu *b) {
-    for (uint64_t n = 0; n < BT_JUMP_SIZE; n++)
-        b->jump.tag[n] = -((n ^ 1) << 1);
-}
-
-/* The number that stands for a context in jump tags; contexts that were there lately keep theirs.
- */
-static uint64_t context_number(struct bt_cpu *b, uint64_t context) {
-    struct bt_context *known = &b->contexts[(context ^ context >> 4 ^ context >> 52) % BT_CONTEXTS];
-    if (known->number && known->context == context)
-        return known->number;
-    if (++b->last_context >> 13) {
-        jumps_clear(b);
-        memset(b->contexts, 0, sizeof b->contexts);
-        b->last_context = 1;
-    }
-    *known = (struct bt_context){context, b->last_context};
-    return b->last_context;
-}
-
-/* Address space, privilege or the use of vectors changed: what was looked up by linear address is
- * another's. */
-static void context_changed(struct bt_cpu *b) {
-    uint64_t space = b->c.context & ~7ull;
-    if (space != b->seen_space) {
-        for (unsigned k = 0; k < 3; k++)
-            tlb_clear(&b->tlb[k]);
-        b->seen_space = space;
-    }
-    b->seen_context = b->c.context;
-    b->seen_tlb = b->c.tlb;
-    b->seen_vector = b->vector;
-    uint64_t mode = (b->vector ? BT_KEY_VECTOR : 0) | bt_tlb_kind(&b->c);
-    b->context_key = (context_number(b, b->c.context) << BT_KEY_SHIFT | mode) << 48;
-}
-
-static void tlb_learn(struct bt_cpu *b, uint64_t lin) {
-    unsigned kind = bt_tlb_kind(&b->c);
-    if (kind == TLB_OFF)
-        return;
-    const struct tlb_entry *e = tlb_slot(b->c.tlb, lin);
-    uint64_t slot = lin >> PAGE_SHIFT & (BT_TLB_SIZE - 1), page = lin & ~PAGE_MASK;
-    struct bt_tlb *t = &b->tlb[kind];
-    bool rd = tlb_hit(&b->c, e, e->rd, lin), wr = tlb_hit(&b->c, e, e->wr, lin);
-    if (!rd && !wr)
-        return;
-    uint64_t backing = (lin + e->addend - (uint64_t)(uintptr_t)b->c.ram) >> PAGE_SHIFT;
-    wr = wr && !atomic_load(&b->c.page_flags[backing]);
-    uint64_t none = -((slot ^ 2) << PAGE_SHIFT);
-    t->addend[slot] = e->addend;
-    t->rd[slot] = rd ? -page : none;
-    t->wr[slot] = wr ? -page : none;
-    b->stats.filled++;
-}
-
-static void forget_writes(struct bt_cpu *b, uint64_t host_page) {
-    for (unsigned k = 0; k < 3; k++)
-        for (uint64_t n = 0; n < BT_TLB_SIZE; n++) {
-            struct bt_tlb *t = &b->tlb[k];
-            if (t->addend[n] - t->wr[n] == host_page)
-                t->wr[n] = -((n ^ 2) << PAGE_SHIFT);
-        }
-}
-
-/* ---- all vCPUs out of translated code ---- */
-
-/* What the vCPUs of a domain share besides the code. */
-struct world {
-    struct bt_cache *cache;
-    pthread_mutex_t lock; /* one that stops the others at a time */
-    pthread_cond_t moved; /* in_code became false, or `stopping` did */
-    pthread_mutex_t move_lock;
-    _Atomic bool stopping;
-};
-
-static struct world *world_of(const struct bt_cpu *b) {
-    return b->c.v.vm->more;
-}
-
-static void announce(struct world *w) {
-    pthread_mutex_lock(&w->move_lock);
-    pthread_cond_broadcast(&w->moved);
-    pthread_mutex_unlock(&w->move_lock);
-}
-
-static void code_left(struct bt_cpu *b) {
-    atomic_store(&b->in_code, false);
-    if (unlikely(atomic_load(&world_of(b)->stopping)))
-        announce(world_of(b));
-}
-
-/* False when it has to be tried again, for somebody stopped the world meanwhile. */
-static bool code_entered(struct bt_cpu *b) {
-    struct world *w = world_of(b);
-    atomic_store(&b->in_code, true);
-    if (likely(!atomic_load(&w->stopping)))
-        return true;
-    code_left(b);
-    pthread_mutex_lock(&w->move_lock);
-    while (atomic_load(&w->stopping))
-        pthread_cond_wait(&w->moved, &w->move_lock);
-    pthread_mutex_unlock(&w->move_lock);
-    return false;
-}
-
-static void wait_until_left(struct world *w, struct bt_cpu *b) {
-    __atomic_store_n(&b->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
-    pthread_mutex_lock(&w->move_lock);
-    while (atomic_load(&b->in_code))
-        pthread_cond_wait(&w->moved, &w->move_lock);
-    pthread_mutex_unlock(&w->move_lock);
-}
-
-/* The caller is in no translated code, nor holds a lock that a call out of it might take. */
-static void world_stop(struct engine_vm *vm) {
-    struct world *w = vm->more;
-    struct bt_world_stats *stats = bt_cache_stats(w->cache);
-    uint64_t start = mono_now();
-    pthread_mutex_lock(&w->lock);
-    atomic_store(&w->stopping, true);
-    for (unsigned n = 0; n < vm->params.vcpus; n++)
-        if (vm->cpus[n])
-            wait_until_left(w, (struct bt_cpu *)(void *)vm->cpus[n]);
-    stats->stopped++;
-    stats->stop_ns += mono_now() - start;
-}
-
-static void world_go(struct engine_vm *vm) {
-    struct world *w = vm->more;
-    atomic_store(&w->stopping, false);
-    announce(w);
-    pthread_mutex_unlock(&w->lock);
 }
 
 /* ---- calls out of translated code ---- */
@@ -213,7 +62,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
         c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || interp_needs_attention(c))
         return false;
     if (s->operand != BT_NONE)
-        tlb_learn(b, lin);
+        bt_tlb_learn(b, lin);
     return true;
 }
 
@@ -234,14 +83,12 @@ static void link_exit(struct bt_cpu *b, const struct bt_block *to, uint64_t page
 
 static void cache_empty(struct bt_cpu *b) {
     struct engine_vm *vm = b->c.v.vm;
-    world_stop(vm);
+    bt_world_stop(vm);
     bt_cache_empty(b->cache);
     for (unsigned n = 0; n < vm->params.vcpus; n++)
-        if (vm->cpus[n]) {
-            struct bt_cpu *o = (struct bt_cpu *)(void *)vm->cpus[n];
-            jumps_clear(o);
-        }
-    world_go(vm);
+        if (vm->cpus[n])
+            bt_jumps_clear((struct bt_cpu *)(void *)vm->cpus[n]);
+    bt_world_go(vm);
 }
 
 static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
@@ -265,12 +112,10 @@ static struct bt_block *next_block(struct bt_cpu *b) {
 }
 
 static void enter(struct bt_cpu *b, const struct bt_block *k) {
-    uint64_t rip = b->c.s.rip, page = rip & ~PAGE_MASK, slot = jump_index(rip);
+    uint64_t page = b->c.s.rip & ~PAGE_MASK;
     if (b->link_exit && b->link_flushes == bt_cache_flushes(b->cache))
         link_exit(b, k, page);
-    b->jump.tag[slot] = -(rip + b->context_key);
-    b->jump.code[slot] = k->code;
-    b->jump.page[slot] = page;
+    bt_jump_learn(b, k);
     b->page = page;
     b->link_exit = NULL;
     b->code_written = false;
@@ -282,7 +127,7 @@ static void enter(struct bt_cpu *b, const struct bt_block *k) {
         b->vector_wanted = b->link_exit->vector;
         b->link_flushes = bt_cache_flushes(b->cache);
     }
-    code_left(b);
+    bt_code_left(b);
 }
 
 /* User code that uses vectors keeps them in the host's registers; a kernel, only as long as it
@@ -302,8 +147,7 @@ static void run_code(struct bt_cpu *b) {
         interp_run_block(c); /* raises what has to be raised */
         return;
     }
-    if (c->context != b->seen_context || c->tlb != b->seen_tlb || b->vector != b->seen_vector)
-        context_changed(b);
+    bt_context_update(b);
     unsigned flushes = bt_cache_flushes(b->cache);
     struct bt_block *k = next_block(b);
     if (!k) {
@@ -312,65 +156,16 @@ static void run_code(struct bt_cpu *b) {
         return;
     }
     __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
-    if (!code_entered(b))
+    if (!bt_code_entered(b))
         return; /* the cache may have been emptied */
     if (interp_needs_attention(c) || flushes != bt_cache_flushes(b->cache)) {
-        code_left(b);
+        bt_code_left(b);
         return;
     }
     enter(b, k);
 }
 
-/* ---- signals ---- */
-
-static struct sigaction previous_segv;
-static pthread_once_t segv_once = PTHREAD_ONCE_INIT;
-static _Thread_local struct bt_cpu *running;
-
-/* Where a marker (translate.c) says to go on; 0 when there is none at `at`. */
-static uint64_t marked(const struct bt_cache *cache, uint64_t at) {
-    static const uint8_t marker[4] = {0x0f, 0x1f, 0x84, 0x00};
-    const uint8_t *p = (const uint8_t *)(uintptr_t)at;
-    int32_t rel;
-    if (!bt_cache_holds(cache, at) || memcmp(p, marker, sizeof marker) != 0)
-        return 0;
-    memcpy(&rel, p + 4, sizeof rel);
-    return at + 8 + (uint64_t)(int64_t)rel;
-}
-
-/* A poll's store (its marker behind it), or a guest's unaligned access (its marker before it). */
-static uint64_t resume_at(const struct bt_cache *cache, uint64_t rip, uint64_t addr) {
-    if (!bt_cache_holds(cache, rip))
-        return 0;
-    return addr == BT_POLL_STOP ? marked(cache, rip + 3) : marked(cache, rip - 8);
-}
-
-static void on_segv(int sig, siginfo_t *info, void *context) {
-    ucontext_t *uc = context;
-    greg_t *rip = &uc->uc_mcontext.gregs[REG_RIP];
-    uint64_t at =
-        running ? resume_at(running->cache, (uint64_t)*rip, (uint64_t)(uintptr_t)info->si_addr) : 0;
-    if (at)
-        *rip = (greg_t)at;
-    else /* not ours: happens again, for who was here before */
-        sigaction(sig, &previous_segv, NULL);
-}
-
-static void install_handler(void) {
-    struct sigaction sa = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    sigemptyset(&sa.sa_mask);
-    sigaction(SIGSEGV, &sa, &previous_segv);
-}
-
-static void thread_prepare(struct bt_cpu *b) {
-    static _Thread_local char stack[ALT_STACK];
-    if (running == b)
-        return;
-    pthread_once(&segv_once, install_handler);
-    stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
-    sigaltstack(&alt, NULL);
-    running = b;
-}
+/* ---- the loop, around it all ---- */
 
 static void set_gs(uint64_t base) {
     syscall(SYS_arch_prctl, ARCH_SET_GS, base);
@@ -385,7 +180,7 @@ static uint64_t get_gs(void) {
 static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
     struct x86_cpu *c = &b->c;
     int why = setjmp(c->jmp);
-    code_left(b);
+    bt_code_left(b);
     interp_left_block(c);
     b->vector_wanted = false;
     b->link_exit = NULL;
@@ -408,7 +203,7 @@ static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
 static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
     struct bt_cpu *b = bt_of(v);
     uint64_t outer = get_gs();
-    thread_prepare(b);
+    bt_signals_prepare(b);
     set_gs((uint64_t)(uintptr_t)b);
     loop(b, x);
     set_gs(outer);
@@ -425,13 +220,9 @@ static int bt_probe(struct err *e) {
 }
 
 static void bt_vm_destroy(struct engine_vm *vm) {
-    struct world *w = vm->more;
     vm->params.mem->code_ops = NULL;
-    bt_cache_free(w->cache);
-    pthread_mutex_destroy(&w->lock);
-    pthread_mutex_destroy(&w->move_lock);
-    pthread_cond_destroy(&w->moved);
-    free(w);
+    bt_cache_free(bt_world_cache(vm));
+    bt_world_free(vm->more);
     interp_vm_destroy(vm);
 }
 
@@ -439,43 +230,46 @@ static void bt_vm_destroy(struct engine_vm *vm) {
 static void code_begins(void *arg, uint64_t page) {
     struct engine_vm *vm = arg;
     uint64_t host = (uint64_t)(uintptr_t)vm->params.mem->ram + (page << PAGE_SHIFT);
-    world_stop(vm);
+    bt_world_stop(vm);
     for (unsigned n = 0; n < vm->params.vcpus; n++)
         if (vm->cpus[n])
-            forget_writes((struct bt_cpu *)(void *)vm->cpus[n], host);
-    world_go(vm);
+            bt_tlb_forget_writes((struct bt_cpu *)(void *)vm->cpus[n], host);
+    bt_world_go(vm);
 }
 
 static void code_written(void *arg, uint64_t page) {
     struct engine_vm *vm = arg;
-    bt_cache_kill_page(((struct world *)vm->more)->cache, page);
-    if (running)
-        running->code_written = true;
+    bt_cache_kill_page(bt_world_cache(vm), page);
+    if (bt_running())
+        bt_running()->code_written = true;
 }
 
 static const struct mem_code_ops code_ops = {.begins = code_begins, .written = code_written};
 
-static int make_cache(struct world *w, const struct engine_vm_params *p, struct err *e) {
+static struct bt_cache *make_cache(const struct engine_vm_params *p, struct err *e) {
     uint64_t bytes = p->code_cache ? p->code_cache : CACHE_BYTES;
-    w->cache = bt_cache_new(p->mem, bytes);
-    if (!w->cache)
-        return err_set(e, errno, "code cache of %llu MiB", (unsigned long long)bytes >> 20);
-    return p->perf_map ? bt_cache_name_blocks(w->cache, e) : 0;
+    struct bt_cache *cache = bt_cache_new(p->mem, bytes);
+    if (!cache) {
+        err_set(e, errno, "code cache of %llu MiB", (unsigned long long)bytes >> 20);
+        return NULL;
+    }
+    if (p->perf_map && bt_cache_name_blocks(cache, e) < 0) {
+        bt_cache_free(cache);
+        return NULL;
+    }
+    return cache;
 }
 
 static struct engine_vm *bt_vm_create(const struct engine_vm_params *p, struct err *e) {
-    struct engine_vm *vm = interp_vm_create(p, e);
-    if (!vm)
+    struct bt_cache *cache = make_cache(p, e);
+    if (!cache)
         return NULL;
-    struct world *w = xcalloc(1, sizeof *w);
-    vm->more = w;
-    pthread_mutex_init(&w->lock, NULL);
-    pthread_mutex_init(&w->move_lock, NULL);
-    pthread_cond_init(&w->moved, NULL);
-    if (make_cache(w, p, e) < 0) {
-        bt_vm_destroy(vm);
+    struct engine_vm *vm = interp_vm_create(p, e);
+    if (!vm) {
+        bt_cache_free(cache);
         return NULL;
     }
+    vm->more = bt_world_new(cache);
     p->mem->code_arg = vm;
     p->mem->code_ops = &code_ops;
     return vm;
@@ -488,16 +282,13 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
         return NULL;
     }
     memset(b, 0, sizeof *b);
-    b->cache = ((struct world *)vm->more)->cache;
+    b->cache = bt_world_cache(vm);
     b->mask_tlb = (uint64_t)(BT_TLB_SIZE - 1) << PAGE_SHIFT;
     b->mask_above = ~PAGE_MASK;
     b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) << 1;
     b->call_out = (uint64_t)(uintptr_t)bt_call_out;
     b->leave = (uint64_t)(uintptr_t)bt_leave;
-    b->seen_context = b->seen_space = UINT64_MAX;
-    jumps_clear(b);
-    for (unsigned k = 0; k < 3; k++)
-        tlb_clear(&b->tlb[k]);
+    bt_tlb_init(b);
     if (interp_cpu_init(&b->c, &engine_bt, vm, index, e) < 0) {
         free(b);
         return NULL;
@@ -517,11 +308,10 @@ static void bt_kick(struct vcpu *v) {
 }
 
 static void bt_stats(struct engine_vm *vm, engine_stat_fn *fn, void *arg) {
-    const struct world *w = vm->more;
     const struct bt_stats **each = xcalloc(vm->params.vcpus, sizeof *each);
     for (unsigned n = 0; n < vm->params.vcpus; n++)
         each[n] = &((const struct bt_cpu *)(const void *)vm->cpus[n])->stats;
-    bt_stats_report(bt_cache_stats(w->cache), each, vm->params.vcpus, fn, arg);
+    bt_stats_report(bt_cache_stats(bt_world_cache(vm)), each, vm->params.vcpus, fn, arg);
     free(each);
 }
 

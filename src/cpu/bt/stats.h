@@ -15,6 +15,7 @@
 struct bt_stats {
     uint64_t entered; /* from the loop; jumps from block to block are not seen */
     uint64_t filled;  /* entries of the inline TLB */
+    uint64_t walked;  /* misses of translated code that took a page walk */
     uint64_t
         called[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* instructions executed by the reference engine */
 };

@@ -31,6 +31,9 @@ static uint8_t current_code_size(const struct x86_cpu *c) {
 
 static void update_context(struct x86_cpu *c) {
     uint64_t size = c->code_size == 64 ? 2 : c->code_size == 32 ? 1 : 0;
+    c->space = c->asid | (c->space_gen & TLB_PAGE_BITS);
+    /* 32-bit kernels, whose global pages lie anywhere, have one space at a time anyway. */
+    c->asid_mix = c->lma ? (c->asid >> TLB_ASID_SHIFT) * 0x9e5 : 0;
     c->context = c->asid | (c->paging_gen << 4 & TLB_PAGE_BITS) | size << 1 | (c->cpl == 3);
 }
 

@@ -20,7 +20,7 @@
 #include "cpu/x86/state.h"
 #include "mem/mem.h"
 
-#define TLB_BITS 10
+#define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
 
 /*
@@ -34,7 +34,8 @@ struct tlb_entry {
 };
 
 #define TLB_INVALID (1ull << 63) /* ids stay below 2048, and no mask hides this bit */
-#define TLB_PAGE_BITS ((1ull << 52) - 1)
+#define TLB_ASID_SHIFT 52
+#define TLB_PAGE_BITS ((1ull << TLB_ASID_SHIFT) - 1)
 
 /* Which TLB: by privilege, and by RFLAGS.AC where SMAP is on. TLB_OFF is always empty (alignment
  * checks on). */
@@ -87,9 +88,18 @@ struct x86_cpu {
     uint16_t asid_of[4096];
     uint16_t asid_last;
     uint64_t large_2m[16], large_1g[16]; /* hashes of large pages that have TLB entries */
+    uint64_t asid_mix;   /* what the address-space id does to the slots of the lower half */
+    bool low_global;     /* the lower half of long mode has had entries of global pages */
     uint64_t paging_gen; /* bumped when what was looked up by linear address is stale */
+    uint64_t space_gen;  /* bumped when global pages are too, beyond single pages */
     uint64_t
-        context; /* asid, paging_gen, privilege and code size in one word: keys the jump cache */
+        context;    /* asid, paging_gen, privilege and code size in one word: keys the jump cache */
+    uint64_t space; /* asid and space_gen */
+    /*
+     * Pages in [lin, lin + bytes), aligned, left the TLB: for an engine that keeps what it looked
+     * up by address and goes by `space` instead of `context`. NULL when there is none.
+     */
+    void (*pages_dropped)(struct x86_cpu *c, uint64_t lin, uint64_t bytes);
     struct ram_run {
         uint64_t gpa, bytes;
         uint8_t *host;
@@ -104,6 +114,7 @@ struct x86_cpu {
     uint64_t icount;
     unsigned pauses; /* PAUSE instructions executed */
     struct interp *interp;
+    uint64_t tlb_used[TLB_OFF][TLB_SIZE / 64]; /* slots that may hold something */
     struct tlb_entry tlbs[TLB_COUNT][TLB_SIZE];
 };
 

@@ -13,6 +13,7 @@
 #include "cpu/x86/block.h"
 #include "cpu/x86/debugreg.h"
 #include "cpu/x86/exc.h"
+#include "cpu/x86/tlb.h"
 
 /* An engine's own event: the map of guest-physical memory changed. */
 #define EVENT_REMAP (1u << 31)
@@ -361,6 +362,7 @@ int interp_cpu_init(struct x86_cpu *c, const struct engine_ops *ops, struct engi
     c->interp->resumed_at = UINT64_MAX;
     x86_state_reset(&c->s, index == 0);
     cpu_set_flags(c, c->s.rflags);
+    tlb_init(c);
     mmu_remap(c);
     pthread_mutex_lock(&vm->list_lock);
     vm->cpus[index] = c;

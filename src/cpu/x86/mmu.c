@@ -30,7 +30,7 @@ static bool on_apic_page(const struct x86_cpu *c, uint64_t gpa) {
 
 static void fill(struct x86_cpu *c, unsigned kind, uint64_t lin, const struct walk *w,
                  const struct mem_hit *hit) {
-    struct tlb_entry *e = tlb_slot(c->tlbs[kind], lin);
+    struct tlb_entry *e = tlb_slot(c, c->tlbs[kind], lin);
     uint64_t tag = lin >> PAGE_SHIFT | c->asid;
     bool watched = c->watching && debug_page_watched(c, lin);
     e->addend = (uintptr_t)hit->host - lin;
@@ -38,6 +38,9 @@ static void fill(struct x86_cpu *c, unsigned kind, uint64_t lin, const struct wa
     e->rd = w->read && !watched ? tag : TLB_INVALID;
     e->wr = w->write && !watched && hit->kind == MEM_RAM ? tag : TLB_INVALID;
     e->ex = w->fetch ? tag : TLB_INVALID;
+    tlb_note_used(c, kind, e);
+    if (w->global && c->lma && !(lin >> 63))
+        c->low_global = true;
     if (w->page_bytes > PAGE_SIZE)
         tlb_note_large(c, lin, w->page_bytes);
 }
@@ -46,28 +49,34 @@ static noreturn void raise_walk_fault(struct x86_cpu *c, uint64_t lin, uint32_t 
     cpu_raise_pf(c, lin, fault & ~WALK_FAULT);
 }
 
-/* One page's worth of an access: raises #PF, fills the TLB when it is memory. */
-static struct place locate(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned access) {
-    struct walk w;
-    uint32_t fault = walk(c, kind, lin, access, &w);
-    if (fault)
-        raise_walk_fault(c, lin, fault);
-    struct place p = {.gpa = w.gpa};
-    if (on_apic_page(c, w.gpa))
+/* Where a walk ended; fills the TLB when that is memory. */
+static struct place arrive(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned access,
+                           const struct walk *w) {
+    struct place p = {.gpa = w->gpa};
+    if (on_apic_page(c, w->gpa))
         return p;
     struct mem_hit hit;
-    mem_lookup(c->mem, GPA(w.gpa), &hit);
+    mem_lookup(c->mem, GPA(w->gpa), &hit);
     if (hit.kind != MEM_RAM && hit.kind != MEM_ROM)
         return p;
     p.rom = hit.kind == MEM_ROM;
     if (!(access & WALK_W) || !p.rom)
         p.host = hit.host;
-    fill(c, kind, lin, &w, &hit);
+    fill(c, kind, lin, w, &hit);
     return p;
 }
 
+/* One page's worth of an access: raises #PF. */
+static struct place locate(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned access) {
+    struct walk w;
+    uint32_t fault = walk(c, kind, lin, access, &w);
+    if (fault)
+        raise_walk_fault(c, lin, fault);
+    return arrive(c, kind, lin, access, &w);
+}
+
 static struct place locate_data(struct x86_cpu *c, unsigned kind, uint64_t lin, bool write) {
-    const struct tlb_entry *e = tlb_slot(c->tlbs[kind], lin);
+    const struct tlb_entry *e = tlb_slot(c, c->tlbs[kind], lin);
     if (tlb_hit(c, e, write ? e->wr : e->rd, lin))
         return (struct place){.host = (uint8_t *)(lin + e->addend)};
     return locate(c, kind, lin, write ? WALK_W : 0);
@@ -302,6 +311,14 @@ void *mmu_host(struct x86_cpu *c, uint64_t lin, bool write, unsigned seg, uint64
     return p.host;
 }
 
+bool mmu_fill(struct x86_cpu *c, uint64_t lin, bool write) {
+    struct walk w;
+    unsigned access = write ? WALK_W : 0, kind = current_kind(c);
+    if (c->mode64 && !canonical(lin))
+        return false;
+    return !walk(c, kind, lin, access, &w) && arrive(c, kind, lin, access, &w).host;
+}
+
 /* ---- system structures and other privileges ---- */
 
 static uint64_t sys_linear(const struct x86_cpu *c, uint64_t lin) {
@@ -343,7 +360,7 @@ void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool 
 /* ---- instruction fetch ---- */
 
 uint8_t *mmu_fetch(struct x86_cpu *c, uint64_t lin, uint64_t *gpa) {
-    const struct tlb_entry *e = tlb_slot(c->tlb_fetch, lin);
+    const struct tlb_entry *e = tlb_slot(c, c->tlb_fetch, lin);
     if (likely(tlb_hit(c, e, e->ex, lin)))
         return (uint8_t *)(lin + e->addend);
     unsigned kind = c->cpl == 3 ? TLB_USER : TLB_SUPER;

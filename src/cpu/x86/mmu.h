@@ -27,8 +27,14 @@ static inline void mmu_wrote(struct x86_cpu *c, const void *host, unsigned size)
         mmu_wrote_slow(c, host, size);
 }
 
-static inline struct tlb_entry *tlb_slot(struct tlb_entry *tlb, uint64_t lin) {
-    return &tlb[lin >> PAGE_SHIFT & (TLB_SIZE - 1)];
+/*
+ * The slot of an address: in the lower half of long mode another in every address space, so that
+ * processes that use the same addresses do not push each other's entries out.
+ */
+static inline struct tlb_entry *tlb_slot(const struct x86_cpu *c, struct tlb_entry *tlb,
+                                         uint64_t lin) {
+    uint64_t low_half = (uint64_t)((int64_t)~lin >> 63);
+    return &tlb[(lin >> PAGE_SHIFT ^ (c->asid_mix & low_half)) & (TLB_SIZE - 1)];
 }
 static inline bool tlb_hit(const struct x86_cpu *c, const struct tlb_entry *e, uint64_t tag,
                            uint64_t lin) {
@@ -39,7 +45,7 @@ static inline bool tlb_hit(const struct x86_cpu *c, const struct tlb_entry *e, u
  * fine; a store that crosses a page checks both pages before it changes either. */
 #define MMU_ACCESS(bits)                                                                           \
     static inline uint##bits##_t mmu_ld##bits(struct x86_cpu *c, uint64_t lin, unsigned seg) {     \
-        const struct tlb_entry *e = tlb_slot(c->tlb, lin);                                         \
+        const struct tlb_entry *e = tlb_slot(c, c->tlb, lin);                                      \
         if (likely(tlb_hit(c, e, e->rd, lin) && (lin & PAGE_MASK) <= PAGE_SIZE - (bits) / 8)) {    \
             return guest_ld##bits((const void *)(lin + e->addend));                                \
         }                                                                                          \
@@ -47,7 +53,7 @@ static inline bool tlb_hit(const struct x86_cpu *c, const struct tlb_entry *e, u
     }                                                                                              \
     static inline void mmu_st##bits(struct x86_cpu *c, uint64_t lin, uint##bits##_t v,             \
                                     unsigned seg) {                                                \
-        const struct tlb_entry *e = tlb_slot(c->tlb, lin);                                         \
+        const struct tlb_entry *e = tlb_slot(c, c->tlb, lin);                                      \
         if (likely(tlb_hit(c, e, e->wr, lin) && (lin & PAGE_MASK) <= PAGE_SIZE - (bits) / 8)) {    \
             void *host = (void *)(lin + e->addend);                                                \
             guest_st##bits(host, v);                                                               \
@@ -86,7 +92,7 @@ static inline void mmu_st(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned 
  * mmu_ld and mmu_st, which cannot fault any more. Call mmu_wrote() after storing.
  */
 static inline void *mmu_rmw(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
-    const struct tlb_entry *e = tlb_slot(c->tlb, lin);
+    const struct tlb_entry *e = tlb_slot(c, c->tlb, lin);
     if (likely(tlb_hit(c, e, e->wr, lin) && (lin & PAGE_MASK) <= PAGE_SIZE - size))
         return (void *)(lin + e->addend);
     return mmu_rmw_slow(c, lin, size, seg);
@@ -133,5 +139,11 @@ void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool 
  * with the number of bytes in *avail; NULL when it must go through mmu_ld/mmu_st (MMIO,
  * watchpoints). Raises the fault of a 1-byte access. */
 void *mmu_host(struct x86_cpu *c, uint64_t lin, bool write, unsigned seg, uint64_t *avail);
+
+/*
+ * Fills the TLB for an access at the current privilege, as it is about to be made. False when it
+ * would fault, or is not to memory: nothing but A and D bits has changed.
+ */
+bool mmu_fill(struct x86_cpu *c, uint64_t lin, bool write);
 
 #endif

@@ -8,7 +8,6 @@
 
 #include "cpu/x86/mmu.h"
 
-#define ASID_SHIFT 52
 #define ASID_MAX 2047u
 
 static void entry_drop(struct tlb_entry *e) {
@@ -16,30 +15,50 @@ static void entry_drop(struct tlb_entry *e) {
     e->mask = UINT64_MAX;
 }
 
+void tlb_init(struct x86_cpu *c) {
+    for (unsigned kind = 0; kind < TLB_COUNT; kind++)
+        for (unsigned n = 0; n < TLB_SIZE; n++)
+            entry_drop(&c->tlbs[kind][n]);
+}
+
 static unsigned current_pcid(const struct x86_cpu *c) {
     return c->s.cr4 & CR4_PCIDE ? c->s.cr3 & 0xfff : 0;
 }
 
-static void forget_lookups(struct x86_cpu *c) {
-    c->paging_gen++;
-    cpu_update_mode(c);
+/* Calls `fn` for every slot that may hold something. */
+static void each_used(struct x86_cpu *c, void (*fn)(struct tlb_entry *e, const void *arg),
+                      const void *arg) {
+    for (unsigned kind = 0; kind < TLB_OFF; kind++)
+        for (unsigned word = 0; word < TLB_SIZE / 64; word++)
+            for (uint64_t bits = c->tlb_used[kind][word]; bits; bits &= bits - 1)
+                fn(&c->tlbs[kind][word * 64 + (unsigned)__builtin_ctzll(bits)], arg);
+}
+
+static void drop_used(struct tlb_entry *e, const void *arg) {
+    (void)arg;
+    entry_drop(e);
 }
 
 static void drop_all(struct x86_cpu *c) {
-    for (unsigned kind = 0; kind < TLB_COUNT; kind++)
-        for (unsigned n = 0; n < TLB_SIZE; n++)
-            entry_drop(&c->tlbs[kind][n]);
+    each_used(c, drop_used, NULL);
+    memset(c->tlb_used, 0, sizeof c->tlb_used);
     memset(c->large_2m, 0, sizeof c->large_2m);
     memset(c->large_1g, 0, sizeof c->large_1g);
+    c->low_global = false;
+}
+
+/* Ids start anew; nothing of what they stood for may be left. */
+static void forget_spaces(struct x86_cpu *c) {
+    drop_all(c);
+    memset(c->asid_of, 0, sizeof c->asid_of);
+    c->asid_last = 0;
+    c->paging_gen++;
+    c->space_gen++;
 }
 
 static void assign_asid(struct x86_cpu *c, unsigned pcid) {
-    if (c->asid_last == ASID_MAX) {
-        drop_all(c);
-        memset(c->asid_of, 0, sizeof c->asid_of);
-        c->asid_last = 0;
-        c->paging_gen++;
-    }
+    if (c->asid_last == ASID_MAX)
+        forget_spaces(c);
     c->asid_of[pcid] = ++c->asid_last;
 }
 
@@ -47,15 +66,12 @@ static void use_pcid(struct x86_cpu *c) {
     unsigned pcid = current_pcid(c);
     if (!c->asid_of[pcid])
         assign_asid(c, pcid);
-    c->asid = (uint64_t)c->asid_of[pcid] << ASID_SHIFT;
+    c->asid = (uint64_t)c->asid_of[pcid] << TLB_ASID_SHIFT;
     cpu_update_mode(c);
 }
 
 void mmu_flush_all(struct x86_cpu *c) {
-    drop_all(c);
-    memset(c->asid_of, 0, sizeof c->asid_of);
-    c->asid_last = 0;
-    c->paging_gen++;
+    forget_spaces(c);
     use_pcid(c);
 }
 
@@ -96,38 +112,56 @@ void tlb_note_large(struct x86_cpu *c, uint64_t lin, uint64_t page_bytes) {
         c->large_2m[hash_2m(lin) / 64] |= 1ull << (hash_2m(lin) % 64);
 }
 
-static void drop_range(struct x86_cpu *c, uint64_t lin, uint64_t bytes) {
-    uint64_t first = lin >> PAGE_SHIFT & ~((bytes >> PAGE_SHIFT) - 1) & TLB_PAGE_BITS;
-    for (unsigned kind = 0; kind < TLB_OFF; kind++)
-        for (unsigned n = 0; n < TLB_SIZE; n++) {
-            struct tlb_entry *e = &c->tlbs[kind][n];
-            uint64_t tag = (e->rd != TLB_INVALID ? e->rd : e->ex) & TLB_PAGE_BITS;
-            if (tag - first < bytes >> PAGE_SHIFT)
-                entry_drop(e);
-        }
+struct range {
+    uint64_t first, pages;
+};
+
+static void drop_within(struct tlb_entry *e, const void *arg) {
+    const struct range *r = arg;
+    uint64_t tag = (e->rd != TLB_INVALID ? e->rd : e->ex) & TLB_PAGE_BITS;
+    if (tag - r->first < r->pages)
+        entry_drop(e);
 }
 
-/* Drops more than asked for (any PCID's entry in the slot), which the architecture allows. */
-static void drop_page(struct x86_cpu *c, uint64_t lin) {
+static void drop_range(struct x86_cpu *c, uint64_t lin, uint64_t bytes) {
+    const struct range r = {lin >> PAGE_SHIFT & TLB_PAGE_BITS, bytes >> PAGE_SHIFT};
+    each_used(c, drop_within, &r);
+}
+
+/* How much around `lin` has to go: the entries of a large page are many. */
+static uint64_t bytes_around(const struct x86_cpu *c, uint64_t lin) {
     const uint64_t big = 4ull << 20; /* both halves of a 4 MiB page */
     if (hash_test(c->large_1g, hash_1g(lin)))
-        drop_range(c, lin, 1ull << 30);
-    else if (hash_test(c->large_2m, hash_2m(lin & ~(big - 1))) ||
-             hash_test(c->large_2m, hash_2m(lin | (big / 2))))
-        drop_range(c, lin, big);
+        return 1ull << 30;
+    if (hash_test(c->large_2m, hash_2m(lin & ~(big - 1))) ||
+        hash_test(c->large_2m, hash_2m(lin | (big / 2))))
+        return big;
+    return PAGE_SIZE;
+}
+
+/*
+ * Drops more than asked for (any PCID's entry in the slot), which the architecture allows. Where a
+ * page may be global and its entries anywhere, or they are another PCID's, all slots are searched.
+ */
+static void drop_page(struct x86_cpu *c, uint64_t lin, bool anywhere) {
+    uint64_t bytes = bytes_around(c, lin), first = lin & ~(bytes - 1);
+    if (bytes > PAGE_SIZE || anywhere || c->low_global)
+        drop_range(c, first, bytes);
     else
         for (unsigned kind = 0; kind < TLB_OFF; kind++)
-            entry_drop(tlb_slot(c->tlbs[kind], lin));
+            entry_drop(tlb_slot(c, c->tlbs[kind], lin));
+    if (c->pages_dropped)
+        c->pages_dropped(c, first, bytes);
+    c->paging_gen++;
+    cpu_update_mode(c);
 }
 
 void mmu_flush_page(struct x86_cpu *c, uint64_t linear) {
-    drop_page(c, linear);
-    forget_lookups(c);
+    drop_page(c, linear, false);
 }
 
 void mmu_flush_page_pcid(struct x86_cpu *c, uint64_t linear, unsigned pcid) {
-    (void)pcid;
-    mmu_flush_page(c, linear);
+    drop_page(c, linear, pcid != current_pcid(c));
 }
 
 /* ---- larger events ---- */

@@ -72,7 +72,7 @@ static inline void vec_load(struct x86_cpu *c, uint64_t lin, void *buf, unsigned
         memcpy(buf, &v, 8);
         return;
     }
-    const struct tlb_entry *e = tlb_slot(c->tlb, lin);
+    const struct tlb_entry *e = tlb_slot(c, c->tlb, lin);
     if (unlikely(!tlb_hit(c, e, e->rd, lin) || (lin & PAGE_MASK) > PAGE_SIZE - size)) {
         mmu_read(c, lin, buf, size, seg);
         return;
@@ -91,7 +91,7 @@ static inline void vec_store(struct x86_cpu *c, uint64_t lin, const void *buf, u
         mmu_st(c, lin, v, size, seg);
         return;
     }
-    const struct tlb_entry *e = tlb_slot(c->tlb, lin);
+    const struct tlb_entry *e = tlb_slot(c, c->tlb, lin);
     if (unlikely(!tlb_hit(c, e, e->wr, lin) || (lin & PAGE_MASK) > PAGE_SIZE - size)) {
         mmu_write(c, lin, buf, size, seg);
         return;
