@@ -8,6 +8,7 @@ FUZZ_SECONDS ?= 30
 ARGS   ?=
 
 APPLIANCE := $(B)/appliance/cmdline
+LIBEXEC   := $(DESTDIR)$(PREFIX)/libexec/ringfence
 MANDIR    := $(DESTDIR)$(PREFIX)/share/man/man1
 SHAREDIR  := $(DESTDIR)$(PREFIX)/share/ringfence/appliance
 
@@ -19,7 +20,7 @@ SAN_thread    := thread
 .PHONY: all run appliance test check lint format bench fuzz install clean
 
 all: packages-build $(B)/build.ninja
-	@ninja -C $(B) -j $(JOBS) rf
+	@ninja -C $(B) -j $(JOBS) rf rf-bridge-helper
 
 packages-%:
 	@sh tools/packages.sh $*
@@ -69,6 +70,9 @@ fuzz: packages-build packages-fuzz
 
 install: all
 	install -D -m 755 $(B)/rf $(DESTDIR)$(PREFIX)/bin/rf
+	install -D -m 755 $(B)/rf-bridge-helper $(LIBEXEC)/rf-bridge-helper
+	@PATH=$$PATH:/usr/sbin:/sbin setcap cap_net_admin+ep $(LIBEXEC)/rf-bridge-helper 2>/dev/null || echo \
+		"make: for --vif bridge=: setcap cap_net_admin+ep $(LIBEXEC)/rf-bridge-helper (as root)"
 	install -D -m 644 man/rf.1 $(MANDIR)/rf.1
 	@if [ -e $(APPLIANCE) ]; then set -x; install -d $(SHAREDIR) && install -m 644 \
 		$(B)/appliance/vmlinuz $(B)/appliance/initrd.img $(B)/appliance/cmdline $(SHAREDIR); fi

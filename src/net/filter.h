@@ -35,12 +35,13 @@ struct net *net_soft_new(struct net *inner, struct err *e);
 /* Writes all frames of both directions to a file in pcap format. Owns `inner`, also on failure. */
 struct net *net_pcap_new(struct net *inner, const char *path, struct err *e);
 
-/* Bytes a second in each direction, 0: no limit, and how many may come at once after a pause (0:
- * what 50 ms bring). Owns `inner`, also on failure. */
+/* Limits in each direction. Owns `inner`. */
 struct net_rate {
-    uint64_t bytes_per_second, burst;
+    uint64_t bytes_per_second; /* 0: no limit; at most NET_RATE_MAX */
+    uint64_t burst;            /* bytes at once after a pause; 0: what comes in 50 ms */
 };
+#define NET_RATE_MAX (1ull << 40)
 struct net *net_throttle_new(struct net *inner, const struct net_rate *from_guest,
-                             const struct net_rate *to_guest, struct err *e);
+                             const struct net_rate *to_guest);
 
 #endif

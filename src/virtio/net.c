@@ -17,6 +17,7 @@
 #include "base/util.h"
 #include "net/net.h"
 #include "net/offload.h"
+#include "net/vnet.h"
 #include "virtio/virtio.h"
 
 enum {
@@ -143,37 +144,7 @@ static unsigned lane(const struct virtio_net *n, unsigned pair) {
     return pair < n->net->queues_max ? pair : 0;
 }
 
-/* --- headers --- */
-
-static uint16_t get_le16(const uint8_t *p) {
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
-static void put_le16(uint8_t *p, uint16_t v) {
-    p[0] = (uint8_t)v;
-    p[1] = (uint8_t)(v >> 8);
-}
-
-static struct net_offload get_header(const uint8_t *h) {
-    return (struct net_offload){
-        .flags = h[0] & NET_NEEDS_CSUM,
-        .gso_type = h[1],
-        .hdr_len = get_le16(h + 2),
-        .gso_size = get_le16(h + 4),
-        .csum_start = get_le16(h + 6),
-        .csum_offset = get_le16(h + 8),
-    };
-}
-
-static void put_header(uint8_t *h, const struct net_offload *o, unsigned bufs) {
-    h[0] = o->flags;
-    h[1] = o->gso_type;
-    put_le16(h + 2, o->hdr_len);
-    put_le16(h + 4, o->gso_size);
-    put_le16(h + 6, o->csum_start);
-    put_le16(h + 8, o->csum_offset);
-    put_le16(h + 10, (uint16_t)bufs);
-}
+/* --- what drivers can --- */
 
 /* What the driver may ask for in a header. */
 static unsigned host_can(const struct virtio_device *d) {
@@ -316,7 +287,8 @@ static void fill(struct virtio_net *n, struct virtq *q, unsigned count, const st
     uint8_t header[HEADER_MAX];
     size_t at = 0;
 
-    put_header(header, &f->offload, count);
+    vnet_put(header, &f->offload);
+    vnet_put16(header + VNET_HEADER, (uint16_t)count);
     n->slice[0] = (struct iovec){header, header_len(&n->d)};
     memcpy(n->slice + 1, f->iov, f->iov_count * sizeof(*f->iov));
     for (unsigned i = 0; i < count; i++) {
@@ -390,7 +362,8 @@ static bool send_one(struct virtio_net *n, struct virtq *q, struct virtq_buf *b)
         return true;
     }
     virtq_read(b, 0, head, header);
-    f.offload = get_header(head);
+    f.offload = vnet_get(head);
+    f.offload.flags &= NET_NEEDS_CSUM;
     f.iov_count = iov_slice(b->out, b->out_count, header, f.len, n->slice);
     if (!n->net->link_up || f.len < 14 || f.len > NET_FRAME_MAX ||
         net_offload_needs(&f.offload) & ~host_can(&n->d))
@@ -452,7 +425,7 @@ static size_t get_table(struct mac_table *t, const uint8_t *data, size_t len) {
 
     if (len < 4)
         return 0;
-    count = get_le16(data) | (uint32_t)get_le16(data + 2) << 16;
+    count = vnet_get16(data) | (uint32_t)vnet_get16(data + 2) << 16;
     if (count > (len - 4) / 6)
         return 0;
     t->overflow = count > MACS_MAX;
@@ -473,7 +446,7 @@ static bool set_tables(struct virtio_net *n, const uint8_t *data, size_t len) {
 }
 
 static bool set_vlan(struct virtio_net *n, bool on, const uint8_t *data, size_t len) {
-    unsigned vlan = len == 2 ? get_le16(data) : VLANS;
+    unsigned vlan = len == 2 ? vnet_get16(data) : VLANS;
     uint8_t bit = (uint8_t)(1 << vlan % 8);
 
     if (vlan >= VLANS)
@@ -491,7 +464,7 @@ static void set_status(struct virtio_net *n, uint16_t status) {
 }
 
 static bool set_pairs(struct virtio_net *n, const uint8_t *data, size_t len) {
-    unsigned pairs = len == 2 ? get_le16(data) : 0;
+    unsigned pairs = len == 2 ? vnet_get16(data) : 0;
 
     if (!virtio_has(&n->d, NET_F_MQ) || pairs < 1 || pairs > n->pairs_max)
         return false;
