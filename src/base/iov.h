@@ -22,8 +22,9 @@ size_t iov_write(const struct iovec *iov, unsigned count, size_t off, const void
 size_t iov_fill(const struct iovec *iov, unsigned count, size_t off, uint8_t value, size_t len);
 
 /*
- * The part [off, off + len) of a vector, as a vector in `to`, which has room for as many elements
- * as `from` has. Returns how many it takes; less than `len` bytes when `from` ends before.
+ * The part [off, off + len) of a vector, as a vector in `to` (which may be `from`), which has room
+ * for as many elements as `from` has. Returns how many it takes; less than `len` bytes when `from`
+ * ends before.
  */
 unsigned iov_slice(const struct iovec *from, unsigned count, size_t off, size_t len,
                    struct iovec *to);

@@ -75,7 +75,6 @@ void block_close(struct block *b); /* NULL is allowed */
 
 struct block_options {
     bool read_only;
-    bool direct;  /* past the host's page cache */
     bool no_lock; /* others may have it open, too */
 };
 

@@ -151,7 +151,12 @@ static int read_and_load(struct loader *l, enum boot_protocol *protocol, struct 
 
 int boot_load(struct mem *m, const struct boot_params_in *p, struct x86_state *bsp,
               struct boot_result *result, struct err *e) {
-    const struct acpi_params acpi = {.vcpus = p->vcpus, .i8042 = true, .vga = false};
+    const struct acpi_params acpi = {
+        .vcpus = p->vcpus,
+        .i8042 = true,
+        .vga = false,
+        .virtio_mmio = p->virtio_mmio,
+    };
     struct loader l = {
         .kernel = p->kernel,
         .initrd = p->initrd,

@@ -27,6 +27,7 @@ struct boot_params_in {
     const char *cmdline;              /* NULL: empty */
     const struct e820_layout *layout; /* as given to mem_add_ram */
     unsigned vcpus;
+    unsigned virtio_mmio; /* transports, as in struct acpi_params */
     enum boot_protocol protocol;
 };
 

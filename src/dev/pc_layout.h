@@ -65,7 +65,7 @@
 #define PC_PCI_GSI_FIRST 16
 #define PC_PCI_GSI(slot, pin) (PC_PCI_GSI_FIRST + (((slot) + (pin)) & 3))
 
-/* virtio-mmio devices share the last four. */
-#define PC_VIRTIO_MMIO_GSI(i) (20 + ((i)&3))
+/* Those of virtio-mmio devices: the last four. */
+#define PC_VIRTIO_MMIO_GSI(i) (20 + (i))
 
 #endif

@@ -17,6 +17,7 @@
 #include "cpu/x86/state.h"
 #include "dev/device.h"
 #include "dev/lapic.h"
+#include "dev/pci.h"
 #include "mem/mem.h"
 
 static int load_kernel(struct machine *m, struct x86_state *bsp, struct err *e) {
@@ -26,9 +27,11 @@ static int load_kernel(struct machine *m, struct x86_state *bsp, struct err *e) 
         .cmdline = m->params.cmdline,
         .layout = &m->layout,
         .vcpus = m->params.vcpus,
+        .virtio_mmio = m->virtio_mmio,
         .protocol = BOOT_AUTO,
     };
 
+    pci_bus_assign(m->pci);
     return boot_load(m->mem, &in, bsp, NULL, e);
 }
 

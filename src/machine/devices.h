@@ -35,7 +35,8 @@ struct machine_devices {
     bool rng;
 };
 
-#define MACHINE_MMIO_MAX 8 /* virtio-mmio devices */
+#define MACHINE_MMIO_MAX                                                                           \
+    4 /* virtio-mmio devices, each with an interrupt line; the rest are on PCI */
 
 /* For machine/pc.c: makes them all, in the order in which guests shall find them. */
 int machine_add_devices(struct machine *m, struct err *e);

@@ -29,10 +29,10 @@
 #include "dev/pit8254.h"
 #include "dev/testdev.h"
 #include "dev/uart16550.h"
+#include "machine/devices.h"
 #include "mem/mem.h"
 
-/* Appends a chip (whose first member is its struct device) to the machine's list. */
-static bool add(struct machine *m, void *chip) {
+bool machine_add(struct machine *m, void *chip) {
     struct device *d = chip;
 
     if (!d)
@@ -76,7 +76,7 @@ static int make_vcpu(struct machine *m, unsigned i, struct err *e) {
     if (!m->vcpus[i])
         return err_wrap(e, "vCPU %u", i);
     m->lapics[i] = lapic_new(&config);
-    add(m, m->lapics[i]);
+    machine_add(m, m->lapics[i]);
     lapic_attach(m->lapics[i], m->vcpus[i]);
     return 0;
 }
@@ -139,11 +139,11 @@ static bool make_interrupt_controllers(struct machine *m, struct err *e) {
     const struct irq_line intr = {lapic_set_lint, m->lapics[0], 0};
 
     m->pic = pic8259_new(m->mem, intr, e);
-    if (!add(m, m->pic))
+    if (!machine_add(m, m->pic))
         return false;
     lapic_connect_pic(m->lapics[0], pic8259_ack, m->pic, isa_line(m, PC_IRQ_FPU));
     m->ioapic = ioapic_new(m->mem, m->bus, PC_IOAPIC_ID, e);
-    return add(m, m->ioapic);
+    return machine_add(m, m->ioapic);
 }
 
 static bool make_pci(struct machine *m, struct err *e) {
@@ -155,7 +155,7 @@ static bool make_pci(struct machine *m, struct err *e) {
     };
 
     m->pci = pci_bus_new(m->mem, &config, e);
-    return add(m, m->pci);
+    return machine_add(m, m->pci);
 }
 
 static bool make_platform(struct machine *m, struct err *e) {
@@ -168,7 +168,8 @@ static bool make_platform(struct machine *m, struct err *e) {
     };
 
     m->pm = acpi_pm_new(m->mem, m->clock, isa_line(m, PC_IRQ_SCI), &events, e);
-    return add(m, m->pm) && make_pci(m, e) && add(m, i8042_new(m->mem, &keyboard, e));
+    return machine_add(m, m->pm) && make_pci(m, e) &&
+           machine_add(m, i8042_new(m->mem, &keyboard, e));
 }
 
 /* The RTC can wake the machine, so power management sees its line, too. */
@@ -188,19 +189,19 @@ static bool make_timers(struct machine *m, struct err *e) {
 
     m->hpet = pit.arg =
         hpet_new(m->mem, m->clock, isa_line(m, PC_IRQ_PIT), isa_line(m, PC_IRQ_RTC), gsi, e);
-    return add(m, m->hpet) && add(m, pit8254_new(m->mem, m->clock, pit, e)) &&
-           add(m, mc146818_new(m->mem, m->clock, rtc, &cmos, e));
+    return machine_add(m, m->hpet) && machine_add(m, pit8254_new(m->mem, m->clock, pit, e)) &&
+           machine_add(m, mc146818_new(m->mem, m->clock, rtc, &cmos, e));
 }
 
 static bool make_consoles(struct machine *m, struct err *e) {
     const struct machine_params *p = &m->params;
     const struct irq_line gsi = {ioapic_set_irq, m->ioapic, 0};
 
-    return add(m,
-               uart16550_new(m->mem, m->clock, PC_COM1, isa_line(m, PC_IRQ_COM1), p->serial, e)) &&
-           add(m, debugcon_new(m->mem, DEBUGCON_PORT, p->debugcon, e)) &&
-           (!p->debug_exit || add(m, debug_exit_new(m->mem, on_debug_exit, m, e))) &&
-           (!p->testdev || add(m, testdev_new(m->mem, gsi, e)));
+    return machine_add(m, uart16550_new(m->mem, m->clock, PC_COM1, isa_line(m, PC_IRQ_COM1),
+                                        p->serial, e)) &&
+           machine_add(m, debugcon_new(m->mem, DEBUGCON_PORT, p->debugcon, e)) &&
+           (!p->debug_exit || machine_add(m, debug_exit_new(m->mem, on_debug_exit, m, e))) &&
+           (!p->testdev || machine_add(m, testdev_new(m->mem, gsi, e)));
 }
 
 static int wire(struct machine *m, struct err *e) {
@@ -210,7 +211,7 @@ static int wire(struct machine *m, struct err *e) {
     if (make_vcpus(m, e) < 0)
         return -1;
     if (!make_interrupt_controllers(m, e) || !make_platform(m, e) || !make_timers(m, e) ||
-        !make_consoles(m, e))
+        !make_consoles(m, e) || machine_add_devices(m, e) < 0)
         return err_wrap(e, "machine");
     return machine_load(m, e);
 }

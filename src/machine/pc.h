@@ -24,6 +24,7 @@ struct engine_debug;
 struct engine_vm;
 struct lapic;
 struct loop;
+struct machine_devices;
 struct mem;
 struct pci_bus;
 struct x86_state;
@@ -48,6 +49,7 @@ struct machine_params {
     const char *kernel, *initrd, *cmdline; /* kernel may be NULL */
     const char *bios;                      /* instead of a kernel; may be NULL */
     struct chardev *serial, *debugcon;     /* NULL: not connected */
+    const struct machine_devices *devices; /* the domain's own; may be NULL */
     bool debug_exit, testdev;
     bool restart_on_power_off, restart_on_reboot, restart_on_crash;
     /* On the loop's thread, all vCPUs held: the machine has ended, and says so in m->end. */
@@ -77,6 +79,7 @@ struct machine {
     struct apic_bus *bus;
     struct lapic **lapics;
     struct pci_bus *pci;
+    unsigned virtio_mmio; /* transports in use */
     void *pic, *ioapic, *pm, *hpet;
 
     pthread_mutex_t lock; /* over requests */
@@ -125,7 +128,10 @@ void machine_request(struct machine *m, unsigned request);
 /* Instructions that all vCPUs have retired. */
 uint64_t machine_icount(const struct machine *m);
 
-/* For machine/pc.c and machine/control.c: what belongs to making, not to running. */
+/* For the files of machine/: what belongs to making, not to running. */
+/* Appends a chip (whose first member is its struct device) to the machine's list; false for NULL.
+ */
+bool machine_add(struct machine *m, void *chip);
 int machine_load(struct machine *m, struct err *e);
 extern const struct vcpu_set_ops machine_vcpu_ops;
 

@@ -216,6 +216,12 @@ void virtio_queue_enable(struct virtq *q) {
     virtq_unlock(q);
 }
 
+void virtio_queue_disable(struct virtq *q) {
+    virtq_lock(q);
+    virtq_reset(q);
+    virtq_unlock(q);
+}
+
 void virtio_notify(struct virtio_device *d, unsigned queue) {
     if (queue < d->queue_count)
         virtq_kick(&d->queues[queue]);

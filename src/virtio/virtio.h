@@ -167,6 +167,8 @@ void virtio_drain(struct virtio_device *d);
 void virtio_queue_setup(struct virtq *q, uint16_t size, uint64_t desc, uint64_t driver,
                         uint64_t device);
 void virtio_queue_enable(struct virtq *q);
+/* Back to what it was before the driver set it up. */
+void virtio_queue_disable(struct virtq *q);
 /* The driver's notification. Any thread, no lock needed. */
 void virtio_notify(struct virtio_device *d, unsigned queue);
 uint32_t virtio_config_read(struct virtio_device *d, unsigned off, unsigned size);

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Plugs the devices that a domain asks for into the machine, in the order in which guests find
+ * them. */
+#include "machine/devices.h"
+
+#include "base/err.h"
+#include "base/util.h"
+#include "dev/ioapic.h"
+#include "dev/pc_layout.h"
+#include "dev/pci.h"
+#include "machine/pc.h"
+#include "virtio/blk.h"
+#include "virtio/mmio.h"
+#include "virtio/pci.h"
+#include "virtio/rng.h"
+
+/* The next free PCI slot, or the next virtio-mmio transport while there are some. */
+static int plug(struct machine *m, struct virtio_device *d, struct err *e) {
+    enum machine_transport how = m->params.devices->transport;
+    unsigned i = m->virtio_mmio;
+    struct virtio_pci_config config = {.transitional = how == MACHINE_PCI, .loop = m->loop};
+
+    if (!d)
+        return -1;
+    if (how == MACHINE_VIRTIO_MMIO && i < MACHINE_MMIO_MAX) {
+        const struct irq_line irq = {ioapic_set_irq, m->ioapic, PC_VIRTIO_MMIO_GSI(i)};
+        void *chip = virtio_mmio_new(m->mem, PC_VIRTIO_MMIO(i), irq, m->loop, d, e);
+
+        m->virtio_mmio++;
+        return machine_add(m, chip) ? 0 : -1;
+    }
+    int slot = pci_free_slot(m->pci);
+    config.devfn = PCI_DEVFN(slot < 0 ? 0 : slot, 0);
+    return machine_add(m, virtio_pci_new(m->mem, m->pci, d, &config, e)) ? 0 : -1;
+}
+
+static int add_rng(struct machine *m, struct err *e) {
+    return plug(m, virtio_rng_new(m->mem, m->loop, e), e);
+}
+
+static int add_disk(struct machine *m, const struct machine_disk *disk, struct err *e) {
+    unsigned queues = disk->queues ? disk->queues : m->params.vcpus;
+
+    queues = MIN(queues, (unsigned)MACHINE_DISK_QUEUES);
+    return plug(m, virtio_blk_new(m->mem, disk->block, queues, disk->serial, e), e);
+}
+
+int machine_add_devices(struct machine *m, struct err *e) {
+    const struct machine_devices *d = m->params.devices;
+
+    if (!d)
+        return 0;
+    for (unsigned i = 0; i < d->disk_count; i++)
+        if (add_disk(m, &d->disks[i], e) < 0)
+            return err_wrap(e, "disk %u", i);
+    return d->rng ? add_rng(m, e) : 0;
+}
