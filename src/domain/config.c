@@ -22,10 +22,23 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cpu/x86/cpuid.h"
+#include "domain/disks.h"
 #include "domain/suggest.h"
+#include "domain/vif.h"
 #include "domain/xlcfg.h"
 
-enum { T_STRING, T_SIZE, T_CACHE, T_COUNT, T_BOOL, T_SECONDS, T_ACTION, T_CHARDEV, T_ABSENT };
+enum {
+    T_STRING,
+    T_SIZE,
+    T_CACHE,
+    T_COUNT,
+    T_BOOL,
+    T_SECONDS,
+    T_ACTION,
+    T_CHARDEV,
+    T_LIST,
+    T_ABSENT
+};
 
 #define AT(field) offsetof(struct config, field)
 
@@ -59,8 +72,12 @@ const struct config_key config_keys[] = {
     {"debugcon", NULL, "stdio|pty|file:F|none", "the debug console at port 0xe9 (none)", true,
      T_CHARDEV, AT(debugcon), NULL},
     {"display", NULL, "none", "screen; this version has none", true, T_STRING, AT(display), "none"},
-    {"disk", NULL, "SPEC", NULL, true, T_ABSENT, 0, NULL},
-    {"vif", NULL, "SPEC", NULL, true, T_ABSENT, 0, NULL},
+    {"disk", NULL, "SPEC", "a disk: FILE, or key=value,...,target=FILE as xl has it", true, T_LIST,
+     AT(disks), NULL},
+    {"virtio", NULL, "pci|pci-modern|mmio", "how guests reach their virtio devices (pci)", true,
+     T_STRING, AT(virtio), "pci|pci-modern|mmio"},
+    {"vif", NULL, "SPEC", "a network interface: user, tap=, bridge=, switch=, socket, none (user)",
+     true, T_LIST, AT(vifs), NULL},
     {"debug-exit", NULL, NULL, "a write of V to port 0xf4 ends the run with status (V<<1)|1", true,
      T_BOOL, AT(debug_exit), NULL},
     {"testdev", NULL, NULL, "add the device that kvm-unit-tests need", true, T_BOOL, AT(testdev),
@@ -79,6 +96,17 @@ const size_t config_key_count = ARRAY_LEN(config_keys);
 
 static char **str_at(struct config *c, const struct config_key *k) {
     return (char **)(void *)((char *)c + k->at);
+}
+
+static struct config_list *list_at(struct config *c, const struct config_key *k) {
+    return (struct config_list *)(void *)((char *)c + k->at);
+}
+
+static void list_clear(struct config_list *l) {
+    for (size_t i = 0; i < l->count; i++)
+        free(l->items[i]);
+    free(l->items);
+    *l = (struct config_list){0};
 }
 
 static uint64_t *u64_at(struct config *c, const struct config_key *k) {
@@ -101,6 +129,7 @@ void config_init(struct config *c) {
         .serial = xstrdup("stdio"),
         .debugcon = xstrdup("none"),
         .display = xstrdup("none"),
+        .virtio = xstrdup("pci"),
         .memory = 512ull << 20,
         .code_cache = 64ull << 20,
         .vcpus = 1,
@@ -117,6 +146,8 @@ void config_free(struct config *c) {
         if (k->type == T_STRING || k->type == T_CHARDEV) {
             free(*str_at(c, k));
             *str_at(c, k) = NULL;
+        } else if (k->type == T_LIST) {
+            list_clear(list_at(c, k));
         }
     }
 }
@@ -303,6 +334,43 @@ static int set_choice(struct config *c, const struct config_key *k, const char *
     return 0;
 }
 
+/* What an item means is checked where it is used; `vif` is where its table of keys is. */
+static int check_disk(const char *text, struct err *e) {
+    struct disk_spec s;
+    int r = disk_spec_parse(&s, text, e);
+
+    if (r == 0)
+        disk_spec_free(&s);
+    return r;
+}
+
+static int check_item(const struct config_key *k, const char *text, struct err *e) {
+    struct vif v;
+    int r = k->at == AT(vifs) ? vif_parse(text, &v, e) : 0;
+
+    if (k->at == AT(vifs))
+        vif_free(&v);
+    return r;
+}
+
+static int add_item(struct config *c, const struct config_key *k, const char *text, struct err *e) {
+    struct config_list *l = list_at(c, k);
+    int r = check_item(k, text, e);
+    char **items;
+
+    if (r < 0)
+        return r;
+    items = xcalloc(l->count + 1, sizeof(*items));
+    for (size_t i = 0; i < l->count; i++)
+        items[i] = l->items[i];
+    items[l->count] = xstrdup(text);
+    free(l->items);
+    l->items = items;
+    l->count++;
+    l->given = true;
+    return 0;
+}
+
 static int set_absent(const struct config_key *k, const char *text, struct err *e) {
     if (!*text || strcmp(text, "none") == 0)
         return 0;
@@ -326,6 +394,8 @@ static int set_text(struct config *c, const struct config_key *k, const char *te
         return set_seconds(c, k, text, e);
     case T_CHARDEV:
         return set_chardev(c, k, text, e);
+    case T_LIST:
+        return add_item(c, k, text, e);
     case T_ABSENT:
         return set_absent(k, text, e);
     default:
@@ -341,11 +411,15 @@ int config_set_text(struct config *c, const struct config_key *key, const char *
     return r < 0 ? err_wrap(e, "%s", key->name) : 0;
 }
 
-int config_set(struct config *c, const struct config_key *key, const struct xlcfg_value *value,
-               struct err *e) {
+static bool takes_list(const struct config_key *k) {
+    return k->type == T_LIST || k->type == T_ABSENT;
+}
+
+static int add_value(struct config *c, const struct config_key *key,
+                     const struct xlcfg_value *value, struct err *e) {
     if (value->kind != XLCFG_LIST)
         return config_set_text(c, key, value->text, e);
-    if (key->type != T_ABSENT)
+    if (!takes_list(key))
         return err_set(e, 0, "%s: a list is not accepted here", key->name);
     for (size_t i = 0; i < value->count; i++) {
         const struct xlcfg_value *item = &value->items[i];
@@ -355,6 +429,15 @@ int config_set(struct config *c, const struct config_key *key, const struct xlcf
             return r;
     }
     return 0;
+}
+
+int config_set(struct config *c, const struct config_key *key, const struct xlcfg_value *value,
+               struct err *e) {
+    if (key->type == T_LIST) {
+        list_clear(list_at(c, key));
+        list_at(c, key)->given = true;
+    }
+    return add_value(c, key, value, e);
 }
 
 static int unknown_key(const char *name, struct err *e) {
@@ -388,8 +471,8 @@ static int append(struct config *c, const struct config_key *key, const struct x
     cleanup_free char *joined = NULL;
     const char *old;
 
-    if (key->type == T_ABSENT)
-        return config_set(c, key, value, e);
+    if (takes_list(key))
+        return add_value(c, key, value, e);
     if (key->type != T_STRING || key->choices || value->kind == XLCFG_LIST)
         return err_set(e, 0, "%s: += is only for text", key->name);
     old = *str_at(c, key);
@@ -495,6 +578,14 @@ int config_check(struct config *c, struct err *e) {
     return check_cpu(c, e);
 }
 
+static json_t *list_to_json(const struct config_list *l) {
+    json_t *a = json_array();
+
+    for (size_t i = 0; i < l->count; i++)
+        json_array_append_new(a, json_string(l->items[i]));
+    return a;
+}
+
 static json_t *key_to_json(struct config *c, const struct config_key *k) {
     static const char *const actions[] = {"destroy", "restart"};
     enum config_action *action = (enum config_action *)(void *)((char *)c + k->at);
@@ -514,6 +605,8 @@ static json_t *key_to_json(struct config *c, const struct config_key *k) {
         return json_boolean(*((bool *)c + k->at));
     case T_ACTION:
         return json_string(actions[*action]);
+    case T_LIST:
+        return list_to_json(list_at(c, k));
     default:
         return json_array();
     }

@@ -15,6 +15,13 @@ struct err;
 struct json_t;
 struct xlcfg_value;
 
+/* What a key that may be repeated was given, in order; `given` tells an empty list from none. */
+struct config_list {
+    char **items;
+    size_t count;
+    bool given;
+};
+
 enum config_action { ACTION_DESTROY, ACTION_RESTART };
 
 struct config {
@@ -23,6 +30,9 @@ struct config {
     char *root, *extra; /* the older way to write cmdline; folded in by config_check */
     char *serial, *debugcon, *display; /* never NULL */
     char *gdb;                         /* [host]:port, or NULL */
+    char *virtio;                      /* never NULL */
+    struct config_list disks;          /* as in domain/disks.h */
+    struct config_list vifs;           /* as in domain/vif.h */
     uint64_t memory;                   /* bytes */
     uint64_t code_cache;               /* bytes */
     uint64_t vcpus;
@@ -63,7 +73,8 @@ const struct config_key *config_key_find(const char *name);
 /* The nearest known name, or NULL. */
 const char *config_key_suggest(const char *name);
 
-/* Sets one key. The error names the key, the value and what would be accepted. */
+/* Sets one key; a list's becomes what `value` is, and config_set_text adds to it. The error names
+ * the key, the value and what would be accepted. */
 int config_set(struct config *c, const struct config_key *key, const struct xlcfg_value *value,
                struct err *e);
 int config_set_text(struct config *c, const struct config_key *key, const char *text,

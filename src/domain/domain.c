@@ -20,6 +20,8 @@
 #include "domain/config.h"
 #include "domain/engines.h"
 #include "domain/report.h"
+#include "domain/vifs.h"
+#include "machine/devices.h"
 #include "machine/gdb.h"
 #include "machine/pc.h"
 #include "ui/streams.h"
@@ -34,6 +36,8 @@ struct domain {
     struct streams *streams;
     struct chardev *debugcon;
     struct tail *tail; /* what the serial port said last */
+    struct vifs vifs;
+    struct machine_devices devices;
     struct machine *machine;
     struct gdb *gdb;
     struct loop_timer *timeout;
@@ -130,6 +134,14 @@ static int open_consoles(struct domain *d, struct err *e) {
     return streams_open(d->streams, c->debugcon, "debugcon", c->name, &d->debugcon, e);
 }
 
+static int open_devices(struct domain *d, struct err *e) {
+    if (vifs_open(&d->vifs, d->config, e) < 0)
+        return -1;
+    d->devices.nics = d->vifs.nics;
+    d->devices.nic_count = d->vifs.count;
+    return 0;
+}
+
 static int make_machine(struct domain *d, struct err *e) {
     const struct config *c = d->config;
     cleanup_free char *why = NULL;
@@ -145,6 +157,7 @@ static int make_machine(struct domain *d, struct err *e) {
         .initrd = c->ramdisk,
         .cmdline = c->cmdline,
         .bios = c->bios,
+        .devices = &d->devices,
         .debug_exit = c->debug_exit,
         .testdev = c->testdev,
         .restart_on_power_off = c->on_poweroff == ACTION_RESTART,
@@ -158,7 +171,7 @@ static int make_machine(struct domain *d, struct err *e) {
         return -1;
     if (why)
         fprintf(stderr, "%s\n", why);
-    if (open_consoles(d, e) < 0)
+    if (open_devices(d, e) < 0 || open_consoles(d, e) < 0)
         return -1;
     p.serial = tail_chardev(d->tail);
     p.debugcon = d->debugcon;
@@ -176,6 +189,7 @@ static int start(struct domain *d, struct err *e) {
         if (c->gdb_wait)
             gdb_wait(d->gdb);
     }
+    vifs_start(&d->vifs);
     d->start = mono_now();
     if (c->timeout_ms) {
         d->timeout = loop_timer_new(d->loop, on_timeout, d);
@@ -220,7 +234,9 @@ static int run(struct domain *d, struct err *e) {
 /* In the order that leaves nobody with a dangling end: vCPUs' threads end in machine_free. */
 static void take_down(struct domain *d) {
     gdb_free(d->gdb);
+    vifs_stop(&d->vifs);
     machine_free(d->machine);
+    vifs_close(&d->vifs);
     streams_free(d->streams);
     tail_free(d->tail);
     if (d->timeout)

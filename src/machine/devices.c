@@ -3,6 +3,8 @@
  * them. */
 #include "machine/devices.h"
 
+#include <string.h>
+
 #include "base/err.h"
 #include "base/util.h"
 #include "dev/ioapic.h"
@@ -11,6 +13,7 @@
 #include "machine/pc.h"
 #include "virtio/blk.h"
 #include "virtio/mmio.h"
+#include "virtio/net.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
 
@@ -45,6 +48,13 @@ static int add_disk(struct machine *m, const struct machine_disk *disk, struct e
     return plug(m, virtio_blk_new(m->mem, disk->block, queues, disk->serial, e), e);
 }
 
+static int add_nic(struct machine *m, const struct machine_nic *nic, struct err *e) {
+    struct virtio_net_config config = {.pairs = nic->pairs};
+
+    memcpy(config.mac, nic->mac, sizeof(config.mac));
+    return plug(m, virtio_net_new(m->mem, nic->net, &config, e), e);
+}
+
 int machine_add_devices(struct machine *m, struct err *e) {
     const struct machine_devices *d = m->params.devices;
 
@@ -53,5 +63,8 @@ int machine_add_devices(struct machine *m, struct err *e) {
     for (unsigned i = 0; i < d->disk_count; i++)
         if (add_disk(m, &d->disks[i], e) < 0)
             return err_wrap(e, "disk %u", i);
+    for (unsigned i = 0; i < d->nic_count; i++)
+        if (add_nic(m, &d->nics[i], e) < 0)
+            return err_wrap(e, "network interface %u", i);
     return d->rng ? add_rng(m, e) : 0;
 }

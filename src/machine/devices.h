@@ -13,6 +13,7 @@
 struct block;
 struct err;
 struct machine;
+struct net;
 
 /* How a virtio device is reached. */
 enum machine_transport {
@@ -28,10 +29,18 @@ struct machine_disk {
 };
 #define MACHINE_DISK_QUEUES 8
 
+struct machine_nic {
+    struct net *net;
+    uint8_t mac[6];
+    unsigned pairs; /* of queues */
+};
+
 struct machine_devices {
     enum machine_transport transport;
     const struct machine_disk *disks;
     unsigned disk_count;
+    const struct machine_nic *nics;
+    unsigned nic_count;
     bool rng;
 };
 

@@ -20,6 +20,7 @@ void net_filter_init(struct net_filter *f, const struct net_ops *ops, struct net
 
 void net_filter_start(struct net_filter *f, const struct net_front *front) {
     net_attach(f->inner, front, f);
+    net_start(f->inner);
 }
 
 bool net_filter_send(struct net *n, unsigned queue, const struct net_frame *f) {

@@ -75,6 +75,8 @@ static int connect_ends(struct net_nat *n, struct err *e) {
     n->outside.other = &n->inside;
     net_attach(n->inside.net, &wire, &n->inside);
     net_attach(n->outside.net, &wire, &n->outside);
+    net_start(n->inside.net);
+    net_start(n->outside.net);
     net_set_front(n->outside.net, n->inside.net->can, 1);
     return 0;
 }

@@ -4,17 +4,17 @@
 
 #include "base/loop.h"
 
-static void start(void *arg) {
-    struct net *n = arg;
-
-    n->ops->start(n);
+void net_start(struct net *n) {
+    if (n->ops->start)
+        n->ops->start(n);
 }
 
-void net_attach(struct net *n, const struct net_front *f, void *arg) {
-    n->front = f;
-    n->front_arg = arg;
-    if (n->ops->start)
-        loop_call(n->loop, start, n);
+static void start(void *arg) {
+    net_start(arg);
+}
+
+void net_start_soon(struct net *n) {
+    loop_call(n->loop, start, n);
 }
 
 void net_close(struct net *n) {

@@ -70,7 +70,7 @@ struct net_front {
 
 struct net_ops {
     const char *name; /* "user", "tap", … */
-    /* The front is there: from now on frames may come. On the loop's thread; may be NULL. */
+    /* The front is there: from now on frames may come. May be NULL. */
     void (*start)(struct net *n);
     /* False: not taken; send_again is called when it will be. */
     bool (*send)(struct net *n, unsigned queue, const struct net_frame *f);
@@ -93,8 +93,14 @@ struct net {
     bool link_up;
 };
 
-/* Gives the back end its front and has it started on the loop. Any thread, once. */
-void net_attach(struct net *n, const struct net_front *f, void *arg);
+/* Gives the back end its front, before it is started. Any thread. */
+static inline void net_attach(struct net *n, const struct net_front *f, void *arg) {
+    n->front = f;
+    n->front_arg = arg;
+}
+/* Once. net_start is for the loop's thread; net_start_soon for any: it has the loop call it. */
+void net_start(struct net *n);
+void net_start_soon(struct net *n);
 /* Stops what is under way, and frees. The loop does not run. NULL is allowed. */
 void net_close(struct net *n);
 

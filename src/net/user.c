@@ -329,7 +329,7 @@ static const struct net_ops user_ops = {
 /* Opening */
 
 static struct in_addr address(const struct user_options *o, uint32_t host) {
-    return (struct in_addr){htonl((o->network ? o->network : 0x0a000200) + host)};
+    return (struct in_addr){htonl((o->network ? o->network : USER_NETWORK) + host)};
 }
 
 static SlirpConfig slirp_config(const struct user_options *o) {
@@ -341,7 +341,7 @@ static SlirpConfig slirp_config(const struct user_options *o) {
         .vnetmask = {htonl(~0u << (32 - (o->prefix ? o->prefix : 24)))},
         .vhost = address(o, 2),
         .vnameserver = address(o, 3),
-        .vdhcp_start = address(o, 15),
+        .vdhcp_start = address(o, USER_FIRST_HOST),
         .in6_enabled = !o->no_ipv6,
         .vprefix_len = 64,
         .vhostname = o->hostname,

@@ -15,6 +15,9 @@ struct err;
 struct loop;
 struct net;
 
+#define USER_NETWORK 0x0a000200u /* 10.0.2.0 */
+#define USER_FIRST_HOST 15       /* that DHCP gives */
+
 /* A port of the host whose connections or datagrams go to the guest. */
 struct user_forward {
     bool udp;
@@ -32,9 +35,10 @@ struct user_options {
     size_t forward_count;
 };
 
-/* "tcp:[HOSTADDR]:HOSTPORT-[GUESTADDR]:GUESTPORT", IPv6 addresses in brackets. */
-int user_forward_parse(const char *text, const struct user_options *o, struct user_forward *f,
-                       struct err *e);
+/* "tcp:[HOSTADDR]:HOSTPORT-[GUESTADDR]:GUESTPORT" or udp:…, IPv6 addresses in brackets. */
+int user_forward_parse(const char *text, struct user_forward *f, struct err *e);
+/* A guest address that was not given is the first one that DHCP gives. */
+void user_forward_complete(struct user_forward *f, const struct user_options *o);
 
 /* NULL with the error set, also when a port is taken. */
 struct net *net_user_open(const struct user_options *o, struct loop *l, struct err *e);

@@ -18,8 +18,8 @@ struct virtio_net_config {
 };
 
 /*
- * A network device in front of `net`, which it attaches to and which outlives it. Its queues are on
- * the back end's loop. NULL with the error set when the host fails.
+ * A network device in front of `net`, which it attaches to, does not start, and which outlives it.
+ * Its queues are on the back end's loop. NULL with the error set when the host fails.
  */
 struct virtio_device *virtio_net_new(struct mem *m, struct net *net,
                                      const struct virtio_net_config *config, struct err *e);

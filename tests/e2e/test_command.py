@@ -32,7 +32,7 @@ def test_usage_mistakes():
             (('run', '--engine', 'qemu'), "engine: 'qemu' is none of auto|interp|bt|kvm"),
             (('run', '--serial', 'tcp:1'), "'tcp:1' is none of stdio, pty, file:FILE, none"),
             (('run', '--disk', 'x.img'), 'this version has no disk devices'),
-            (('run', '--vif', 'user'), 'this version has no network devices'),
+            (('run', '--vif', 'usr'), "vif: unknown key 'usr'; did you mean 'user'?"),
             (('run', '--debug-exit=1'), "option '--debug-exit' takes no value"),
             (('run', 'memroy=1G'), "unknown key 'memroy'; did you mean 'memory'?"),
             (('run', 'a', 'b'), "more than one FILE: 'a' and 'b'"),

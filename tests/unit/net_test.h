@@ -164,6 +164,7 @@ static inline void test_front_attach(struct test_front *t, struct net *n) {
     t->room = 100;
     t->link_up = n->link_up;
     net_attach(n, &ops, t);
+    net_start(n);
 }
 
 static inline void test_front_clear(struct test_front *t) {
