@@ -334,7 +334,6 @@ static int set_choice(struct config *c, const struct config_key *k, const char *
     return 0;
 }
 
-/* What an item means is checked where it is used; `vif` is where its table of keys is. */
 static int check_disk(const char *text, struct err *e) {
     struct disk_spec s;
     int r = disk_spec_parse(&s, text, e);
@@ -344,13 +343,19 @@ static int check_disk(const char *text, struct err *e) {
     return r;
 }
 
-static int check_item(const struct config_key *k, const char *text, struct err *e) {
+static int check_vif(const char *text, struct err *e) {
     struct vif v;
-    int r = k->at == AT(vifs) ? vif_parse(text, &v, e) : 0;
+    int r = vif_parse(text, &v, e);
 
-    if (k->at == AT(vifs))
-        vif_free(&v);
+    vif_free(&v);
     return r;
+}
+
+/* What an item means is said where it is used. */
+static int check_item(const struct config_key *k, const char *text, struct err *e) {
+    if (k->at == AT(disks))
+        return check_disk(text, e);
+    return k->at == AT(vifs) ? check_vif(text, e) : 0;
 }
 
 static int add_item(struct config *c, const struct config_key *k, const char *text, struct err *e) {

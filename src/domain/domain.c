@@ -18,6 +18,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "domain/config.h"
+#include "domain/disks.h"
 #include "domain/engines.h"
 #include "domain/report.h"
 #include "domain/vifs.h"
@@ -36,6 +37,7 @@ struct domain {
     struct streams *streams;
     struct chardev *debugcon;
     struct tail *tail; /* what the serial port said last */
+    struct disks *disks;
     struct vifs vifs;
     struct machine_devices devices;
     struct machine *machine;
@@ -134,7 +136,23 @@ static int open_consoles(struct domain *d, struct err *e) {
     return streams_open(d->streams, c->debugcon, "debugcon", c->name, &d->debugcon, e);
 }
 
+static enum machine_transport transport(const struct config *c) {
+    if (strcmp(c->virtio, "mmio") == 0)
+        return MACHINE_VIRTIO_MMIO;
+    return strcmp(c->virtio, "pci") == 0 ? MACHINE_PCI : MACHINE_PCI_MODERN;
+}
+
+/* The back ends of what differs from domain to domain. */
 static int open_devices(struct domain *d, struct err *e) {
+    const struct config *c = d->config;
+
+    d->devices.transport = transport(c);
+    d->devices.rng = true;
+    d->disks = disks_open(c->disks.items, c->disks.count, e);
+    if (!d->disks)
+        return -1;
+    d->devices.disks = disks_of_machine(d->disks);
+    d->devices.disk_count = (unsigned)c->disks.count;
     if (vifs_open(&d->vifs, d->config, e) < 0)
         return -1;
     d->devices.nics = d->vifs.nics;
@@ -235,8 +253,10 @@ static int run(struct domain *d, struct err *e) {
 static void take_down(struct domain *d) {
     gdb_free(d->gdb);
     vifs_stop(&d->vifs);
+    disks_close(d->disks);
     machine_free(d->machine);
     vifs_close(&d->vifs);
+    disks_free(d->disks);
     streams_free(d->streams);
     tail_free(d->tail);
     if (d->timeout)

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * xl-disk-configuration(5): up to four parameters by position (target, format, vdev, access), any
+ * of them by name; "target=" takes the rest of the text, commas and all. Beyond xl: serial, queues.
+ */
+#include "domain/disks.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/util.h"
+#include "base/worker.h"
+#include "block/block.h"
+#include "machine/devices.h"
+
+#define QUEUES_MAX MACHINE_DISK_QUEUES
+#define SERIAL_MAX 20
+
+struct disk {
+    struct worker *worker;
+    struct block *block;
+    char *serial;
+};
+
+struct disks {
+    size_t count;
+    struct disk *disk;
+    struct machine_disk *machine;
+};
+
+/* --- the syntax --- */
+
+static int set_string(char **field, const char *value) {
+    free(*field);
+    *field = *value ? xstrdup(value) : NULL;
+    return 0;
+}
+
+static int set_format(struct disk_spec *s, const char *value, struct err *e) {
+    if (*value && strcmp(value, "raw") != 0)
+        return err_set(e, 0, "format '%s': this version has raw disks only", value);
+    return set_string(&s->format, value);
+}
+
+/* hda, sdb, xvdc, vdd, …: a virtio disk whatever the name. */
+static int set_vdev(struct disk_spec *s, const char *value, struct err *e) {
+    static const char *const kinds[] = {"xvd", "vd", "sd", "hd"};
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        size_t n = strlen(kinds[i]);
+        const char *letters = value + n;
+
+        if (strncmp(value, kinds[i], n) == 0 && *letters &&
+            strspn(letters, "abcdefghijklmnopqrstuvwxyz") == strlen(letters))
+            return set_string(&s->vdev, value);
+    }
+    return *value ? err_set(e, 0, "vdev '%s' is not a disk such as xvda, sda or vda", value) : 0;
+}
+
+static int set_access(struct disk_spec *s, const char *value, struct err *e) {
+    static const struct {
+        const char *name;
+        bool read_only;
+    } ways[] = {{"rw", false}, {"w", false}, {"ro", true}, {"r", true}, {"", false}};
+
+    for (size_t i = 0; i < ARRAY_LEN(ways); i++)
+        if (strcmp(value, ways[i].name) == 0) {
+            s->read_only = ways[i].read_only;
+            return 0;
+        }
+    return err_set(e, 0, "access '%s' is none of rw, w, ro, r", value);
+}
+
+static int set_serial(struct disk_spec *s, const char *value, struct err *e) {
+    if (strlen(value) > SERIAL_MAX)
+        return err_set(e, 0, "serial '%s' is longer than %d characters", value, SERIAL_MAX);
+    return set_string(&s->serial, value);
+}
+
+static int set_queues(struct disk_spec *s, const char *value, struct err *e) {
+    char *end;
+    long n = strtol(value, &end, 10);
+
+    if (end == value || *end || n < 1 || n > QUEUES_MAX)
+        return err_set(e, 0, "queues '%s' is not a number from 1 to %d", value, QUEUES_MAX);
+    s->queues = (unsigned)n;
+    return 0;
+}
+
+static int set_named(struct disk_spec *s, const char *name, const char *value, struct err *e) {
+    if (strcmp(name, "target") == 0)
+        return set_string(&s->target, value);
+    if (strcmp(name, "format") == 0)
+        return set_format(s, value, e);
+    if (strcmp(name, "vdev") == 0)
+        return set_vdev(s, value, e);
+    if (strcmp(name, "access") == 0)
+        return set_access(s, value, e);
+    if (strcmp(name, "serial") == 0)
+        return set_serial(s, value, e);
+    if (strcmp(name, "queues") == 0)
+        return set_queues(s, value, e);
+    return err_set(e, 0,
+                   "'%s' is none of target=, format=, vdev=, access=, serial=, queues=", name);
+}
+
+static int set_positional(struct disk_spec *s, unsigned position, const char *value,
+                          struct err *e) {
+    static const char *const names[] = {"target", "format", "vdev", "access"};
+
+    if (position >= ARRAY_LEN(names))
+        return err_set(e, 0, "'%s' is one parameter too many", value);
+    return set_named(s, names[position], value, e);
+}
+
+/* One parameter, which ends at a comma. */
+static int set_parameter(struct disk_spec *s, char *text, unsigned *position, struct err *e) {
+    char *eq = strchr(text, '=');
+
+    if (!eq)
+        return set_positional(s, (*position)++, text, e);
+    *eq = 0;
+    return set_named(s, text, eq + 1, e);
+}
+
+static int parse(struct disk_spec *s, char *text, struct err *e) {
+    unsigned position = 0;
+
+    for (char *at = text, *comma; at; at = comma) {
+        int r;
+
+        if (strncmp(at, "target=", 7) == 0)
+            return set_string(&s->target, at + 7);
+        comma = strchr(at, ',');
+        if (comma)
+            *comma++ = 0;
+        r = set_parameter(s, at, &position, e);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int disk_spec_parse(struct disk_spec *s, const char *text, struct err *e) {
+    cleanup_free char *copy = xstrdup(text);
+    int r;
+
+    *s = (struct disk_spec){0};
+    r = parse(s, copy, e);
+    if (r == 0 && !s->target)
+        r = err_set(e, 0, "there is no file: FILE, or target=FILE");
+    if (r < 0)
+        disk_spec_free(s);
+    return r;
+}
+
+void disk_spec_free(struct disk_spec *s) {
+    free(s->target);
+    free(s->format);
+    free(s->vdev);
+    free(s->serial);
+    *s = (struct disk_spec){0};
+}
+
+/* --- back ends --- */
+
+/* What is plainly another format is not taken for raw unless the user says so: a guest could write
+ * itself a header that names a file of the host. */
+static int refuse_other_formats(const struct disk_spec *s, struct err *e) {
+    static const char *const magic[] = {"QFI\xfb", "KDMV", "conectix", "vhdxfile"};
+    cleanup_close int fd = open(s->target, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    char head[8] = "";
+    ssize_t n = fd < 0 ? 0 : pread(fd, head, sizeof(head), 0);
+
+    for (size_t i = 0; !s->format && i < ARRAY_LEN(magic); i++)
+        if (n >= (ssize_t)strlen(magic[i]) && memcmp(head, magic[i], strlen(magic[i])) == 0)
+            return err_set(e, 0,
+                           "%s: not a raw disk, and this version has no others; format=raw uses "
+                           "it as it is",
+                           s->target);
+    return 0;
+}
+
+static int open_one(struct disk *d, struct machine_disk *m, const struct disk_spec *s, size_t index,
+                    struct err *e) {
+    const struct block_options o = {.read_only = s->read_only};
+    char name[16];
+
+    if (refuse_other_formats(s, e) < 0)
+        return -1;
+    snprintf(name, sizeof(name), "disk%u", (unsigned)index);
+    d->worker = worker_new(name, e);
+    if (!d->worker)
+        return -1;
+    d->block = block_raw_open(s->target, &o, worker_loop(d->worker), e);
+    if (!d->block)
+        return -1;
+    d->serial = s->serial ? xstrdup(s->serial) : NULL;
+    *m = (struct machine_disk){d->block, d->serial, s->queues};
+    return 0;
+}
+
+static int open_text(struct disk *d, struct machine_disk *m, const char *text, size_t index,
+                     struct err *e) {
+    struct disk_spec s;
+    int r = disk_spec_parse(&s, text, e);
+
+    if (r < 0)
+        return r;
+    r = open_one(d, m, &s, index, e);
+    disk_spec_free(&s);
+    return r;
+}
+
+struct disks *disks_open(char *const *specs, size_t count, struct err *e) {
+    struct disks *d = xcalloc(1, sizeof(*d));
+
+    d->disk = xcalloc(count + 1, sizeof(*d->disk));
+    d->machine = xcalloc(count + 1, sizeof(*d->machine));
+    for (; d->count < count; d->count++)
+        if (open_text(&d->disk[d->count], &d->machine[d->count], specs[d->count], d->count, e) <
+            0) {
+            err_wrap(e, "disk");
+            d->count++;
+            disks_free(d);
+            return NULL;
+        }
+    return d;
+}
+
+const struct machine_disk *disks_of_machine(const struct disks *d) {
+    return d->machine;
+}
+
+void disks_close(struct disks *d) {
+    for (size_t i = 0; d && i < d->count; i++) {
+        if (d->disk[i].worker)
+            worker_stop(d->disk[i].worker);
+        block_close(d->disk[i].block);
+        d->disk[i].block = NULL;
+    }
+}
+
+void disks_free(struct disks *d) {
+    if (!d)
+        return;
+    disks_close(d);
+    for (size_t i = 0; i < d->count; i++) {
+        worker_free(d->disk[i].worker);
+        free(d->disk[i].serial);
+    }
+    free(d->disk);
+    free(d->machine);
+    free(d);
+}
