@@ -12,6 +12,7 @@
 #ifndef RINGFENCE_UI_CHARDEV_H
 #define RINGFENCE_UI_CHARDEV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,6 +28,9 @@ struct chardev_front {
     size_t (*can_receive)(void *front);
     void (*receive)(void *front, const uint8_t *buf, size_t len);
     void (*writable)(void *front);
+    /* Somebody has come to the back end's other end, or has gone; loop's thread. May be NULL; back
+     * ends that don't know never call it. */
+    void (*opened)(void *front, bool open);
 };
 
 struct chardev {

@@ -11,8 +11,7 @@
 
 struct err;
 
-/* Listens on `path`; a socket that nobody listens on any more is replaced. Non-blocking. Negative
- * with the error set. */
+/* Listens on `path`. Negative with the error set. */
 int vsock_unix_listen(const char *path, struct err *e);
 /* Connects to `path`_`port`, without waiting; a descriptor or -errno. */
 int vsock_unix_connect(const char *path, uint32_t port);
