@@ -68,15 +68,40 @@ download_all() {
     fetch "$kernel" && fetch busybox-static
 }
 
+# The drivers of virtio devices, and what they depend on, for init's modprobe.
+drivers='virtio_pci virtio_mmio virtio_net virtio_blk virtio_scsi sd_mod sr_mod virtio-rng virtio_console
+    virtio_balloon 9p 9pnet_virtio vmw_vsock_virtio_transport i6300esb pvpanic-pci pvpanic-mmio'
+
+copy_modules() {
+    from=$dir/unpacked/$kernel
+    version=$(ls "$from/lib/modules")
+    busybox=$root/bin/busybox
+    "$busybox" depmod -b "$from" "$version" 2>>"$dir/log"
+    map=$from/lib/modules/$version/modules.dep
+    for driver in $drivers; do
+        # "A.ko: B.ko C.ko", names with - or _; a kernel that has it built in has no file.
+        pattern=$(echo "$driver" | sed 's/[-_]/[-_]/g')
+        sed -n "s|^\(.*/\)\{0,1\}$pattern\.ko: *|& |p" "$map" | tr -d ':' | tr ' ' '\n'
+    done | grep . | sort -u | while read -r file; do
+        mkdir -p "$root/lib/modules/$version/$(dirname "$file")"
+        cp "$from/lib/modules/$version/$file" "$root/lib/modules/$version/$file"
+    done
+    cp "$from/lib/modules/$version/modules.builtin" "$root/lib/modules/$version/"
+    "$busybox" depmod -b "$root" "$version" 2>>"$dir/log"
+}
+
 make_root() {
     root=$dir/root
     rm -rf "$root"
     mkdir -p "$root/bin" "$root/dev" "$root/etc" "$root/proc" "$root/root" "$root/run" \
         "$root/sys" "$root/tmp"
     cp "$dir/unpacked/busybox-static/bin/busybox" "$root/bin/busybox"
+    copy_modules
     cp "$here/appliance/init" "$root/init"
+    mkdir -p "$root/etc/udhcpc"
+    cp "$here/appliance/udhcpc" "$root/etc/udhcpc/default.script"
     cp "$here/appliance/motd" "$root/etc/motd"
-    chmod 755 "$root/init" "$root/bin/busybox"
+    chmod 755 "$root/init" "$root/bin/busybox" "$root/etc/udhcpc/default.script"
     echo ringfence >"$root/etc/hostname"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     echo 'root:x:0:' >"$root/etc/group"
@@ -84,6 +109,36 @@ make_root() {
     printf '%s\n' '::respawn:/bin/cttyhack /bin/sh -l' '::ctrlaltdel:/bin/reboot' >"$root/etc/inittab"
     # shellcheck disable=SC2016 # for the guest's shell
     printf '%s\n' 'export HOME=/root PS1="\h:\w# "' cd >"$root/etc/profile"
+}
+
+# The drivers of Ringfence's devices and what goes with them, of those that this kernel has.
+modules='virtio_pci virtio_mmio virtio_blk virtio_net virtio_console virtio_rng virtio_balloon
+    virtio_scsi sd_mod sr_mod 9pnet_virtio 9p vmw_vsock_virtio_transport vsock_diag af_packet ext4
+    isofs i6300esb pvpanic-mmio pvpanic-pci crc32c_generic crc32c-intel'
+
+# Names that modules.dep of $1 has for the modules, and for those that they need.
+needed_modules() {
+    for m in $modules; do
+        # The kernel takes '-' and '_' in names for the same.
+        pattern=$(echo "$m" | sed 's/[-_]/[-_]/g')
+        sed -n "s|^\(.*/$pattern\.ko[^:]*\): *\(.*\)|\1 \2|p" "$1/modules.dep"
+    done | tr ' ' '\n' | sed '/^$/d' | sort -u
+}
+
+add_modules() {
+    tree=$(find "$dir/unpacked/$kernel" -type d -path '*/lib/modules/*' -prune -print)
+    version=${tree##*/}
+    mkdir -p "$root/lib/modules/$version"
+    busybox=$root/bin/busybox
+    "$busybox" depmod -b "${tree%/lib/modules/*}" "$version"
+    needed_modules "$tree" | while read -r m; do
+        mkdir -p "$root/lib/modules/$version/${m%/*}"
+        cp "$tree/$m" "$root/lib/modules/$version/$m"
+    done
+    for f in modules.builtin modules.order; do
+        cp "$tree/$f" "$root/lib/modules/$version/$f"
+    done
+    "$busybox" depmod -b "$root" "$version"
 }
 
 make_initrd() {
@@ -104,6 +159,7 @@ unpack "$kernel"
 unpack busybox-static
 cp "$(ls "$dir/unpacked/$kernel"/boot/vmlinuz-*)" "$dir/vmlinuz"
 make_root
+add_modules
 make_initrd
 rm -rf "$dir/unpacked" "$debs"
 echo 'console=ttyS0' >"$dir/cmdline" # last: the sign that all is there
