@@ -322,7 +322,11 @@ static void test_real_kernels(void **state) {
             struct guest g;
 
             guest_init(&g, 256 << 20);
-            struct boot_params_in in = {found.gl_pathv[i], NULL, "console=ttyS0", &g.layout, 1, p};
+            struct boot_params_in in = {.kernel = found.gl_pathv[i],
+                                        .cmdline = "console=ttyS0",
+                                        .layout = &g.layout,
+                                        .vcpus = 1,
+                                        .protocol = p};
 
             if (boot_load(g.m, &in, &g.bsp, &g.result, &g.err) < 0)
                 fail_msg("%s", err_msg(&g.err));

@@ -32,7 +32,7 @@ static void expect_path(const char *path, const char *message) {
     struct guest g;
 
     guest_init(&g, 16 << 20);
-    struct boot_params_in p = {path, NULL, NULL, &g.layout, 1, BOOT_AUTO};
+    struct boot_params_in p = {.kernel = path, .layout = &g.layout, .vcpus = 1};
 
     assert_true(boot_load(g.m, &p, &g.bsp, NULL, &g.err) < 0);
     assert_non_null(strstr(err_msg(&g.err), path));
