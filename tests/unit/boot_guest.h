@@ -85,7 +85,12 @@ static inline int guest_boot(struct guest *g, const void *image, size_t size, co
                              size_t initrd_size, const char *cmdline, enum boot_protocol protocol) {
     char *kernel = file_with(image, size);
     char *ramdisk = initrd ? file_with(initrd, initrd_size) : NULL;
-    struct boot_params_in p = {kernel, ramdisk, cmdline, &g->layout, 1, protocol};
+    struct boot_params_in p = {.kernel = kernel,
+                               .initrd = ramdisk,
+                               .cmdline = cmdline,
+                               .layout = &g->layout,
+                               .vcpus = 1,
+                               .protocol = protocol};
     int r;
 
     err_clear(&g->err);
