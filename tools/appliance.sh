@@ -68,35 +68,12 @@ download_all() {
     fetch "$kernel" && fetch busybox-static
 }
 
-# The drivers of virtio devices, and what they depend on, for init's modprobe.
-drivers='virtio_pci virtio_mmio virtio_net virtio_blk virtio_scsi sd_mod sr_mod virtio-rng virtio_console
-    virtio_balloon 9p 9pnet_virtio vmw_vsock_virtio_transport i6300esb pvpanic-pci pvpanic-mmio'
-
-copy_modules() {
-    from=$dir/unpacked/$kernel
-    version=$(ls "$from/lib/modules")
-    busybox=$root/bin/busybox
-    "$busybox" depmod -b "$from" "$version" 2>>"$dir/log"
-    map=$from/lib/modules/$version/modules.dep
-    for driver in $drivers; do
-        # "A.ko: B.ko C.ko", names with - or _; a kernel that has it built in has no file.
-        pattern=$(echo "$driver" | sed 's/[-_]/[-_]/g')
-        sed -n "s|^\(.*/\)\{0,1\}$pattern\.ko: *|& |p" "$map" | tr -d ':' | tr ' ' '\n'
-    done | grep . | sort -u | while read -r file; do
-        mkdir -p "$root/lib/modules/$version/$(dirname "$file")"
-        cp "$from/lib/modules/$version/$file" "$root/lib/modules/$version/$file"
-    done
-    cp "$from/lib/modules/$version/modules.builtin" "$root/lib/modules/$version/"
-    "$busybox" depmod -b "$root" "$version" 2>>"$dir/log"
-}
-
 make_root() {
     root=$dir/root
     rm -rf "$root"
     mkdir -p "$root/bin" "$root/dev" "$root/etc" "$root/proc" "$root/root" "$root/run" \
         "$root/sys" "$root/tmp"
     cp "$dir/unpacked/busybox-static/bin/busybox" "$root/bin/busybox"
-    copy_modules
     cp "$here/appliance/init" "$root/init"
     mkdir -p "$root/etc/udhcpc"
     cp "$here/appliance/udhcpc" "$root/etc/udhcpc/default.script"
