@@ -22,7 +22,9 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cpu/x86/cpuid.h"
+#include "domain/channels.h"
 #include "domain/disks.h"
+#include "domain/shares.h"
 #include "domain/suggest.h"
 #include "domain/vif.h"
 #include "domain/xlcfg.h"
@@ -78,6 +80,14 @@ const struct config_key config_keys[] = {
      T_STRING, AT(virtio), "pci|pci-modern|mmio"},
     {"vif", NULL, "SPEC", "a network interface: user, tap=, bridge=, switch=, socket, none (user)",
      true, T_LIST, AT(vifs), NULL},
+    {"share", "p9", "SPEC", "a folder for guests to mount: DIR, or tag=T,path=DIR,access=ro,uid=G:H",
+     true, T_LIST, AT(shares), NULL},
+    {"console", NULL, "stdio|pty|file:F|unix:F|none", "what the virtio console hvc0 is (none)", true,
+     T_CHARDEV, AT(console), NULL},
+    {"channel", NULL, "SPEC", "a port for the guest's programs: name=N,connection=pty|socket,path=F",
+     true, T_LIST, AT(channels), NULL},
+    {"vsock", NULL, "[path=]F[,cid=N]", "sockets to the guest: F, and F_PORT for those it reaches",
+     true, T_STRING, AT(vsock), NULL},
     {"debug-exit", NULL, NULL, "a write of V to port 0xf4 ends the run with status (V<<1)|1", true,
      T_BOOL, AT(debug_exit), NULL},
     {"testdev", NULL, NULL, "add the device that kvm-unit-tests need", true, T_BOOL, AT(testdev),
@@ -128,6 +138,7 @@ void config_init(struct config *c) {
         .cpu = xstrdup("host"),
         .serial = xstrdup("stdio"),
         .debugcon = xstrdup("none"),
+        .console = xstrdup("none"),
         .display = xstrdup("none"),
         .virtio = xstrdup("pci"),
         .memory = 512ull << 20,
@@ -297,10 +308,10 @@ static int set_chardev(struct config *c, const struct config_key *k, const char 
             return 0;
         }
     }
-    if (strncmp(text, "file:", 5) != 0)
-        return err_set(e, 0, "'%s' is none of stdio, pty, file:FILE, none", text);
+    if (strncmp(text, "file:", 5) != 0 && strncmp(text, "unix:", 5) != 0)
+        return err_set(e, 0, "'%s' is none of stdio, pty, file:FILE, unix:SOCKET, none", text);
     if (!text[5])
-        return err_set(e, 0, "'file:' needs the name of a file behind it");
+        return err_set(e, 0, "'%s' needs the name of a file behind it", text);
     set_str(str_at(c, k), text);
     return 0;
 }
@@ -351,10 +362,31 @@ static int check_vif(const char *text, struct err *e) {
     return r;
 }
 
+static int check_share(const char *text, struct err *e) {
+    struct share_spec s;
+    int r = share_spec_parse(&s, text, e);
+
+    if (r == 0)
+        share_spec_free(&s);
+    return r;
+}
+
+static int check_channel(const char *text, struct err *e) {
+    struct channel_spec s;
+    int r = channel_spec_parse(&s, text, e);
+
+    channel_spec_free(&s);
+    return r;
+}
+
 /* What an item means is said where it is used. */
 static int check_item(const struct config_key *k, const char *text, struct err *e) {
     if (k->at == AT(disks))
         return check_disk(text, e);
+    if (k->at == AT(shares))
+        return check_share(text, e);
+    if (k->at == AT(channels))
+        return check_channel(text, e);
     return k->at == AT(vifs) ? check_vif(text, e) : 0;
 }
 

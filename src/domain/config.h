@@ -33,6 +33,10 @@ struct config {
     char *virtio;                      /* never NULL */
     struct config_list disks;          /* as in domain/disks.h */
     struct config_list vifs;           /* as in domain/vif.h */
+    struct config_list shares;         /* as in domain/shares.h */
+    struct config_list channels;       /* as in domain/channels.h */
+    char *vsock;                       /* likewise; NULL: none */
+    char *console;                     /* never NULL */
     uint64_t memory;                   /* bytes */
     uint64_t code_cache;               /* bytes */
     uint64_t vcpus;

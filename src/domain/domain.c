@@ -17,10 +17,12 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "domain/channels.h"
 #include "domain/config.h"
 #include "domain/disks.h"
 #include "domain/engines.h"
 #include "domain/report.h"
+#include "domain/shares.h"
 #include "domain/vifs.h"
 #include "machine/devices.h"
 #include "machine/gdb.h"
@@ -39,6 +41,8 @@ struct domain {
     struct tail *tail; /* what the serial port said last */
     struct disks *disks;
     struct vifs vifs;
+    struct shares shares;
+    struct channels channels;
     struct machine_devices devices;
     struct machine *machine;
     struct gdb *gdb;
@@ -106,6 +110,7 @@ static int take_signals(struct domain *d, struct err *e) {
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a guest may fill files up to the limit: an error to it */
     d->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (d->signals < 0)
         return err_set(e, errno, "signals");
@@ -157,7 +162,11 @@ static int open_devices(struct domain *d, struct err *e) {
         return -1;
     d->devices.nics = d->vifs.nics;
     d->devices.nic_count = d->vifs.count;
-    return 0;
+    if (shares_open(&d->shares, d->config, e) < 0)
+        return -1;
+    d->devices.shares = d->shares.machine;
+    d->devices.share_count = d->shares.count;
+    return channels_open(&d->channels, d->config, d->streams, &d->devices, e);
 }
 
 static int make_machine(struct domain *d, struct err *e) {
@@ -189,7 +198,7 @@ static int make_machine(struct domain *d, struct err *e) {
         return -1;
     if (why)
         fprintf(stderr, "%s\n", why);
-    if (open_devices(d, e) < 0 || open_consoles(d, e) < 0)
+    if (open_consoles(d, e) < 0 || open_devices(d, e) < 0)
         return -1;
     p.serial = tail_chardev(d->tail);
     p.debugcon = d->debugcon;
@@ -253,9 +262,13 @@ static int run(struct domain *d, struct err *e) {
 static void take_down(struct domain *d) {
     gdb_free(d->gdb);
     vifs_stop(&d->vifs);
+    shares_stop(&d->shares);
+    channels_stop(&d->channels);
     disks_close(d->disks);
     machine_free(d->machine);
     vifs_close(&d->vifs);
+    shares_free(&d->shares);
+    channels_free(&d->channels);
     disks_free(d->disks);
     streams_free(d->streams);
     tail_free(d->tail);

@@ -12,10 +12,14 @@
 #include "dev/pci.h"
 #include "machine/pc.h"
 #include "virtio/blk.h"
+#include "virtio/console.h"
 #include "virtio/mmio.h"
 #include "virtio/net.h"
+#include "virtio/p9.h"
+#include "virtio/p9/server.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
+#include "virtio/vsock.h"
 
 /* The next free PCI slot, or the next virtio-mmio transport while there are some. */
 static int plug(struct machine *m, struct virtio_device *d, struct err *e) {
@@ -55,6 +59,29 @@ static int add_nic(struct machine *m, const struct machine_nic *nic, struct err 
     return plug(m, virtio_net_new(m->mem, nic->net, &config, e), e);
 }
 
+static int add_share(struct machine *m, const struct machine_share *s, struct err *e) {
+    struct p9_server *server = p9_server_new(s->path, s->options, e);
+
+    return server ? plug(m, virtio_p9_new(m->mem, server, s->tag, s->loop, e), e) : -1;
+}
+
+static int add_vsock(struct machine *m, const struct machine_vsock *v, struct err *e) {
+    return plug(m, virtio_vsock_new(m->mem, v->cid, v->path, v->loop, e), e);
+}
+
+/* What programs of the host and of the guest talk through. */
+static int add_channels(struct machine *m, const struct machine_devices *d, struct err *e) {
+    for (unsigned i = 0; i < d->share_count; i++)
+        if (add_share(m, &d->shares[i], e) < 0)
+            return err_wrap(e, "share %s", d->shares[i].tag);
+    if (d->port_count &&
+        plug(m, virtio_console_new(m->mem, d->ports, d->port_count, m->loop, e), e) < 0)
+        return err_wrap(e, "console");
+    if (d->vsock.path && add_vsock(m, &d->vsock, e) < 0)
+        return err_wrap(e, "vsock");
+    return 0;
+}
+
 int machine_add_devices(struct machine *m, struct err *e) {
     const struct machine_devices *d = m->params.devices;
 
@@ -66,5 +93,7 @@ int machine_add_devices(struct machine *m, struct err *e) {
     for (unsigned i = 0; i < d->nic_count; i++)
         if (add_nic(m, &d->nics[i], e) < 0)
             return err_wrap(e, "network interface %u", i);
+    if (add_channels(m, d, e) < 0)
+        return -1;
     return d->rng ? add_rng(m, e) : 0;
 }

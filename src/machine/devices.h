@@ -12,8 +12,11 @@
 
 struct block;
 struct err;
+struct loop;
 struct machine;
 struct net;
+struct p9_options;
+struct virtio_console_port;
 
 /* How a virtio device is reached. */
 enum machine_transport {
@@ -35,12 +38,29 @@ struct machine_nic {
     unsigned pairs; /* of queues */
 };
 
+struct machine_share {
+    const char *path, *tag;
+    const struct p9_options *options;
+    struct loop *loop; /* a worker's */
+};
+
+struct machine_vsock {
+    const char *path; /* NULL: none */
+    uint64_t cid;
+    struct loop *loop;
+};
+
 struct machine_devices {
     enum machine_transport transport;
     const struct machine_disk *disks;
     unsigned disk_count;
     const struct machine_nic *nics;
     unsigned nic_count;
+    const struct machine_share *shares;
+    unsigned share_count;
+    const struct virtio_console_port *ports; /* their streams are on the machine's loop */
+    unsigned port_count;
+    struct machine_vsock vsock;
     bool rng;
 };
 

@@ -16,8 +16,9 @@
 #include "ui/output.h"
 #include "ui/pty.h"
 #include "ui/terminal.h"
+#include "ui/unix.h"
 
-#define STREAMS_MAX 8
+#define STREAMS_MAX 40
 
 /* A stream that only goes out. */
 struct sink {
@@ -34,7 +35,8 @@ struct streams {
     struct output *outputs[STREAMS_MAX];
     struct sink *sinks[STREAMS_MAX];
     struct pty *ptys[STREAMS_MAX];
-    unsigned n_outputs, n_sinks, n_ptys;
+    struct unix_line *lines[STREAMS_MAX];
+    unsigned n_outputs, n_sinks, n_ptys, n_lines;
 };
 
 struct streams *streams_new(struct loop *l, void (*leave)(void *arg), void *arg) {
@@ -57,6 +59,8 @@ void streams_free(struct streams *s) {
         free(s->sinks[i]);
     for (unsigned i = 0; i < s->n_ptys; i++)
         pty_free(s->ptys[i]);
+    for (unsigned i = 0; i < s->n_lines; i++)
+        unix_line_free(s->lines[i]);
     free(s);
 }
 
@@ -133,12 +137,22 @@ static int open_pty(struct streams *s, const char *name, struct chardev **out, s
     return 0;
 }
 
+static int open_unix(struct streams *s, const char *path, struct chardev **out, struct err *e) {
+    struct unix_line *u = unix_line_new(s->loop, path, e);
+
+    if (!u)
+        return -1;
+    s->lines[s->n_lines++] = u;
+    *out = unix_line_chardev(u);
+    return 0;
+}
+
 int streams_open(struct streams *s, const char *spec, const char *name, const char *domain,
                  struct chardev **out, struct err *e) {
     int r;
 
     *out = NULL;
-    if (MAX(MAX(s->n_outputs, s->n_sinks), s->n_ptys) == STREAMS_MAX)
+    if (MAX(MAX(s->n_outputs, s->n_sinks), MAX(s->n_ptys, s->n_lines)) == STREAMS_MAX)
         return err_set(e, 0, "%s: too many streams", name);
     if (strcmp(spec, "stdio") == 0)
         r = open_stdio(s, domain, out, e);
@@ -146,10 +160,12 @@ int streams_open(struct streams *s, const char *spec, const char *name, const ch
         r = open_pty(s, name, out, e);
     else if (strncmp(spec, "file:", 5) == 0)
         r = open_file(s, spec + 5, out, e);
+    else if (strncmp(spec, "unix:", 5) == 0)
+        r = open_unix(s, spec + 5, out, e);
     else if (strcmp(spec, "none") == 0)
         r = 0;
     else
-        r = err_set(e, 0, "'%s' is none of stdio, pty, file:FILE, none", spec);
+        r = err_set(e, 0, "'%s' is none of stdio, pty, file:FILE, unix:SOCKET, none", spec);
     return r < 0 ? err_wrap(e, "%s", name) : 0;
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The streams of a domain's console devices, by what a configuration calls them: "stdio", "pty",
- * "file:F", "none". Standard input goes to the first that asks for stdio; standard output is
- * shared.
+ * "file:F", "unix:F", "none". Standard input goes to the first that asks for stdio; standard output
+ * is shared.
  */
 #ifndef RINGFENCE_UI_STREAMS_H
 #define RINGFENCE_UI_STREAMS_H

@@ -30,7 +30,7 @@ def test_usage_mistakes():
             (('run', '--memory=1'), "'1' is too small"),
             (('run', '--vcpus', '0'), 'vcpus: 0 is out of range: 1 to 254'),
             (('run', '--engine', 'qemu'), "engine: 'qemu' is none of auto|interp|bt|kvm"),
-            (('run', '--serial', 'tcp:1'), "'tcp:1' is none of stdio, pty, file:FILE, none"),
+            (('run', '--serial', 'tcp:1'), "'tcp:1' is none of stdio, pty, file:FILE, unix:SOCKET, none"),
             (('run', '--disk', 'x.img'), 'this version has no disk devices'),
             (('run', '--vif', 'usr'), "vif: unknown key 'usr'; did you mean 'user'?"),
             (('run', '--debug-exit=1'), "option '--debug-exit' takes no value"),

@@ -151,7 +151,7 @@ static void pairs(void **state) {
         {"vcpus=99999999999999999999", "vcpus: '99999999999999999999' is not a number"},
         {"vcpus=2x", "vcpus: '2x' is not a number"},
         {"engine=qemu", "engine: 'qemu' is none of auto|interp|bt|kvm"},
-        {"serial=stido", "serial: 'stido' is none of stdio, pty, file:FILE, none"},
+        {"serial=stido", "serial: 'stido' is none of stdio, pty, file:FILE, unix:SOCKET, none"},
         {"serial=file:", "serial: 'file:' needs the name of a file behind it"},
         {"serial=file:/x", NULL},
         {"debug-exit=yes", NULL},
