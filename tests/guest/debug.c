@@ -144,6 +144,10 @@ static void test_instruction(void) {
     write_dr7(0x400 | 2 | 8);
     break_here();
     expect("two at one place", 1, DR6_B0 | DR6_B1);
+    arm(BREAK_EXEC, 1, 1ul << 40); /* where nothing is mapped */
+    CHECK_TRY("#PF of an instruction's fetch", 14, 0x10, "jmp *%0", ::"r"(1ul << 40));
+    expect("instruction breakpoint before it", 1, DR6_B0);
+    check_at("at its address", 1ul << 40);
 }
 
 static uint64_t watched[4] __attribute__((aligned(32)));

@@ -195,7 +195,22 @@ static void test_iret(void) {
           "vector %d cs 0x%lx", trap.vector, trap.cs);
 }
 
+static volatile ulong user_ds, user_es;
+
+static void user_read_segments(void) {
+    asm volatile("mov %%ds, %0; mov %%es, %1" : "=r"(user_ds), "=r"(user_es));
+}
+
+static void test_null_segments(void) {
+    asm volatile("mov %w0, %%ds; mov %w1, %%es" ::"r"(3), "r"(SEL_DATA));
+    user_run(user_read_segments);
+    check_eq("a null selector's RPL is gone behind iret to CPL 3", user_ds, 0);
+    check_eq("and CPL 0's segment is", user_es, 0);
+    asm volatile("mov %w0, %%ds; mov %w0, %%es" ::"r"(SEL_DATA));
+}
+
 int main(void) {
+    test_null_segments();
     test_syscall();
     test_sysenter();
     test_bases();

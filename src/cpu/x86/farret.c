@@ -50,15 +50,17 @@ static void set_accessed(struct x86_cpu *c, struct target *t, bool with_stack) {
 }
 
 /*
- * Segments that the outer level may not use become null (SDM 3A 5.8.6). Processors leave the base
- * as it is, which 64-bit code sees in FS and GS.
+ * Segments that the outer level may not use become null, and null selectors with an RPL become 0
+ * (SDM 2A, IRET). Processors leave the base as it is, which 64-bit code sees in FS and GS.
  */
 static void drop_inner_segments(struct x86_cpu *c, unsigned cpl) {
     static const uint8_t regs[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
     for (unsigned n = 0; n < ARRAY_LEN(regs); n++) {
         struct x86_seg *s = &c->s.seg[regs[n]];
         bool conforming = (s->attr & 0x1c) == 0x1c;
-        if (!(s->attr & SEG_UNUSABLE) && !conforming && (s->attr & SEG_DPL) >> 5 < cpl) {
+        if (s->attr & SEG_UNUSABLE) {
+            s->sel = 0;
+        } else if (!conforming && (s->attr & SEG_DPL) >> 5 < cpl) {
             s->sel = 0;
             s->attr = SEG_UNUSABLE;
         }

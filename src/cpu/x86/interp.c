@@ -167,8 +167,13 @@ static bool step(struct x86_cpu *c, struct vcpu_exit *x) {
     return true;
 }
 
-/* Breakpoints are set somewhere: a block that holds none of them runs whole. */
+/*
+ * Breakpoints are set somewhere: a block that holds none of them runs whole. One on its first byte
+ * goes before the faults of fetching it (SDM 3A table 6-2).
+ */
 static bool run_guarded(struct x86_cpu *c, struct vcpu_exit *x) {
+    if (debug_stop_within(c, code_linear(c), 1))
+        return step(c, x);
     struct block *b = block_find(c, c->interp->blocks);
     if (debug_stop_within(c, code_linear(c), b->bytes))
         return step(c, x);
