@@ -54,20 +54,29 @@ struct bt_site {
 /* Which address a site's instruction accesses, for filling the inline TLB. */
 enum bt_operand { BT_NONE, BT_MEMORY, BT_PUSH, BT_POP, BT_FRAME };
 
-/* A way out of a block: to a known offset in the same linear page, or beyond its ends. */
+/*
+ * A way out of a block: to a known offset in the same linear page, or beyond its ends. It can be
+ * linked to a block by one of two jumps: with the registers that its own block lent still lent, or
+ * with all registers given back.
+ */
 struct bt_exit {
     struct bt_block *block;
-    uint8_t *jump;  /* displacement of the jump that goes here while unchained (writable) */
-    int32_t target; /* relative to the page's linear address */
-    bool vector;    /* what follows wants the guest's vector registers in the host's */
+    uint8_t *inner, *jump; /* their displacements (writable); NULL: not to be linked that way */
+    int32_t target;        /* relative to the page's linear address */
+    uint16_t spilled;      /* the registers that its block lent */
+    bool vector;           /* what follows wants the guest's vector registers in the host's */
+    bool single;           /* what follows accesses memory that straddles pages */
 };
 
 struct bt_block {
-    uint64_t key;       /* backing offset of the first byte << 3 | vector << 2 | TLB kind */
+    uint64_t key;       /* backing offset of the first byte << BT_KEY_SHIFT | BT_KEY_... | TLB kind */
     uint32_t page, gen; /* backing page, its generation when it was translated */
     uint64_t code;      /* entry (executable) */
-    uint8_t *entry;     /* the same, writable: a 5-byte NOP, or a jump to `dead` */
-    uint64_t dead;      /* an exit to the block's own address */
+    /* Ways in, writable: all registers the guest's, or those in `spilled` lent already. Each is a
+     * 5-byte NOP, or a jump to an exit to the block's own address. */
+    uint8_t *entry, *inner;
+    uint64_t dead, dead_inner;
+    uint16_t spilled;
     bool alive;
     struct bt_block *hash_next, *page_next;
 };
@@ -77,8 +86,10 @@ struct bt_cache;
 struct bt_cpu {
     struct x86_cpu c;
     uint64_t host_rsp;
-    uint64_t save[2];     /* the guest's values of a block's two scratch registers */
-    uint64_t save_rcx;    /* and of RCX while it is a third */
+    uint64_t save[16];    /* the guest's values of the registers that a region lent */
+    uint64_t kept[16];    /* what a region had in them, while the guest's are in place */
+    uint64_t save_rcx;    /* RCX, while it is lent for a moment */
+    uint64_t save_rsp;
     uint64_t pushed;      /* a value on its way from memory to the stack */
     uint64_t save_rax;    /* and of RAX in an exit's stub */
     uint64_t page;        /* linear address of the page that is being executed in */
@@ -86,11 +97,18 @@ struct bt_cpu {
     uint64_t jump_to, jump_index;
     uint64_t poll; /* address that loops store to: of poll_word, or BT_POLL_STOP */
     uint64_t poll_word;
-    uint64_t mask_tlb, mask_above,
-        mask_jump;            /* for PEXT: page index, bits from 12 on, jump index */
+    /* For PEXT: page index, bits from 12 on, jump index, arithmetic flags, all but IF, some low
+     * bits of a count. */
+    uint64_t mask_tlb, mask_above, mask_jump, mask_arith, mask_not_if, mask_spins;
+    uint64_t spins;   /* PAUSE instructions */
+    uint64_t tsc_add; /* to the host's TSC */
+    /* What FS and GS add to an address; in 32-bit code, what makes it nobody's where there is a
+     * limit. */
+    uint64_t seg_base[6], seg_limited[6];
     uint64_t call_out, leave; /* addresses of the two below */
     bool vector;        /* code that runs now has the guest's vector registers in the host's */
     bool vector_wanted; /* the block that was left ended before a vector instruction */
+    bool single_wanted; /* or before accesses that straddle pages */
     uint32_t host_mxcsr;
     bool code_written;     /* a page with translated code was, by this vCPU */
     _Atomic bool in_code;  /* between entering and leaving translated code, calls out included */
@@ -119,9 +137,11 @@ struct bt_cpu {
 #define BT_OFF(field) ((uint32_t)offsetof(struct bt_cpu, field))
 #define BT_GPR(n) ((uint32_t)offsetof(struct bt_cpu, c.s.gpr) + 8u * (n))
 
-#define BT_KEY_SHIFT 3
+#define BT_KEY_SHIFT 5
 #define BT_KEY_VECTOR 4u
-#define BT_KEY_MODE 7u /* the bits that are no address */
+#define BT_KEY_32 8u      /* 32-bit code, without limits of segments */
+#define BT_KEY_SINGLE 16u /* every memory access by itself */
+#define BT_KEY_MODE 15u   /* what code may not be linked across */
 
 /* TLB_SUPER, TLB_USER, TLB_SUPER_AC or TLB_OFF: what accesses go through now. */
 static inline unsigned bt_tlb_kind(const struct x86_cpu *c) {
@@ -149,6 +169,11 @@ void bt_refill_read_known(void), bt_refill_write_known(void);
 /* entry.c */
 void bt_enter(struct bt_cpu *b, uint64_t code); /* returns when translated code was left */
 void bt_call_out(void), bt_leave(void);         /* jumped to, not called by C */
+
+/* What a block of code at c.s.rip has to be translated for: BT_KEY_... and the TLB's kind. */
+unsigned bt_mode_key(const struct bt_cpu *b);
+/* Whether RDTSC may run in place. */
+bool bt_tsc_in_place(const struct bt_cpu *b, bool user);
 
 /* Called by entry.c with all guest state in the vCPU: executes the site's instruction. False: do
  * not go back. */
@@ -192,6 +217,8 @@ void bt_signals_prepare(struct bt_cpu *b);
 /* translate.c: translates the code at c->s.rip, which lies at `host`. False when the cache is full.
  */
 bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host);
+/* branch.c: from now on an exit goes to a block, without coming back to the loop. */
+void bt_link(struct bt_exit *exit, const struct bt_block *to);
 
 /* ---- cache.c: where code and its records live ---- */
 

@@ -175,8 +175,8 @@ static struct bt_block *block_make(struct bt_cpu *b, const uint8_t *host, uint64
 
 struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host) {
     struct bt_cache *cache = b->cache;
-    uint64_t key = (uint64_t)(host - b->c.ram) << BT_KEY_SHIFT | (b->vector ? BT_KEY_VECTOR : 0) |
-                   bt_tlb_kind(&b->c);
+    uint64_t key = (uint64_t)(host - b->c.ram) << BT_KEY_SHIFT | bt_mode_key(b) |
+                   (b->single_wanted ? BT_KEY_SINGLE : 0);
     struct bt_block *k;
     bool again;
     do {
@@ -195,18 +195,24 @@ struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host) {
     return k;
 }
 
-/* Whoever enters it from now on leaves again at once; the jump replaces a NOP in one aligned store.
- */
+/* The jump replaces a NOP in one aligned store. */
+static void gate_close(const struct bt_cache *cache, uint8_t *gate, uint64_t to) {
+    uint64_t *at = (uint64_t *)(void *)(gate - ((uintptr_t)gate & 7));
+    unsigned shift = 8 * ((uintptr_t)gate & 7);
+    uint64_t rx = (uint64_t)(gate + (cache->rx - cache->rw));
+    uint64_t jump = 0xe9 | (uint64_t)(uint32_t)(to - (rx + 5)) << 8;
+    uint64_t word = (*at & ~(0xffffffffffull << shift)) | jump << shift;
+    __atomic_store_n(at, word, __ATOMIC_SEQ_CST);
+}
+
+/* Whoever enters it from now on leaves again at once. */
 static void block_kill(struct bt_cache *cache, struct bt_block *k) {
     k->alive = false;
     cache->stats.killed_blocks++;
     if (!k->entry)
         return;
-    uint64_t rx = (uint64_t)(k->entry + (cache->rx - cache->rw));
-    uint64_t word = *(uint64_t *)(void *)k->entry;
-    uint64_t rel = (uint32_t)(k->dead - (rx + 5));
-    word = (word & ~0xffffffffffull) | 0xe9 | rel << 8;
-    __atomic_store_n((uint64_t *)(void *)k->entry, word, __ATOMIC_SEQ_CST);
+    gate_close(cache, k->entry, k->dead);
+    gate_close(cache, k->inner, k->dead_inner);
 }
 
 static void kill_page(struct bt_cache *cache, uint64_t backing_page) {

@@ -11,12 +11,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "cpu/bt/bt.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
 
+#define SPINS 8 /* PAUSE instructions until the reference engine sees one */
 #define CACHE_BYTES (64ull << 20) /* when nobody says */
 
 static struct bt_cpu *bt_of(struct vcpu *v) {
@@ -39,12 +41,13 @@ static bool vector_usable(const struct x86_cpu *c) {
 static uint64_t operand_linear(struct bt_cpu *b, const struct bt_site *s) {
     struct x86_cpu *c = &b->c;
     if (s->operand == BT_PUSH)
-        return c->s.gpr[RSP] - 8;
+        return cpu_wrap(c, c->s.gpr[RSP] - (c->mode64 ? 8 : 4));
     if (s->operand == BT_POP)
-        return c->s.gpr[RSP];
+        return cpu_wrap(c, c->s.gpr[RSP]);
     if (s->operand == BT_FRAME)
-        return c->s.gpr[RBP];
-    return insn_ea(c, s->insn) + c->base64[s->insn->seg];
+        return cpu_wrap(c, c->s.gpr[RBP]);
+    const uint64_t *base = c->mode64 ? c->base64 : b->seg_base;
+    return cpu_wrap(c, insn_ea(c, s->insn) + base[s->insn->seg]);
 }
 
 bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
@@ -68,17 +71,42 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
 
 /* ---- the loop ---- */
 
+/* Code and data from 0 to 4 GiB: what 32-bit systems and their programs have. */
+static bool is_flat32(const struct x86_cpu *c) {
+    const uint8_t data = 1u << SEG_DS | 1u << SEG_ES | 1u << SEG_SS;
+    const struct x86_seg *cs = &c->s.seg[SEG_CS];
+    return c->code_size == 32 && (c->flat & data) == data && c->stack_mask == UINT32_MAX &&
+           cs->base == 0 && cs->limit == UINT32_MAX && !c->vm86;
+}
+
 static bool runs_translated(const struct x86_cpu *c) {
-    return c->mode64 && c->tlb != c->tlbs[TLB_OFF] && !c->watching;
+    return (c->mode64 || is_flat32(c)) && c->tlb != c->tlbs[TLB_OFF] && !c->watching;
+}
+
+unsigned bt_mode_key(const struct bt_cpu *b) {
+    return (b->c.mode64 ? 0 : BT_KEY_32) | (b->vector ? BT_KEY_VECTOR : 0) | bt_tlb_kind(&b->c);
+}
+
+bool bt_tsc_in_place(const struct bt_cpu *b, bool user) {
+    return clock_tsc_is_host(b->c.clock) && !user;
+}
+
+/* What translated code adds without asking. */
+static void additions_update(struct bt_cpu *b) {
+    const uint64_t nobodys = 1ull << 62;
+    struct x86_cpu *c = &b->c;
+    for (unsigned n = SEG_FS; n <= SEG_GS && !c->mode64; n++) {
+        b->seg_base[n] = c->s.seg[n].base;
+        b->seg_limited[n] = seg_is_unlimited(&c->s.seg[n]) ? 0 : nobodys;
+    }
+    b->tsc_add = (uint64_t)(clock_tsc_offset(c->clock) + atomic_load(&c->v.tsc_offset));
 }
 
 static void link_exit(struct bt_cpu *b, const struct bt_block *to, uint64_t page) {
     struct bt_exit *x = b->link_exit;
-    if (!x || !x->jump || !x->block->alive || x->block->page != to->page || page != b->page ||
-        (x->block->key ^ to->key) & BT_KEY_MODE)
-        return;
-    int32_t rel = (int32_t)(to->entry - (x->jump + 4));
-    __atomic_store_n((int32_t *)(void *)x->jump, rel, __ATOMIC_RELAXED);
+    if (x && x->block->alive && x->block->page == to->page && page == b->page &&
+        !((x->block->key ^ to->key) & BT_KEY_MODE) && x->single == !!(to->key & BT_KEY_SINGLE))
+        bt_link(x, to);
 }
 
 static void cache_empty(struct bt_cpu *b) {
@@ -102,7 +130,7 @@ static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
 static struct bt_block *next_block(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
     uint64_t gpa, rip = c->s.rip;
-    if ((uint64_t)((int64_t)(rip << 16) >> 16) != rip)
+    if (c->mode64 && (uint64_t)((int64_t)(rip << 16) >> 16) != rip)
         cpu_raise_err(c, EXC_GP, 0);
     const uint8_t *host = mmu_fetch(c, rip, &gpa);
     if (!host)
@@ -118,13 +146,14 @@ static void enter(struct bt_cpu *b, const struct bt_block *k) {
     bt_jump_learn(b, k);
     b->page = page;
     b->link_exit = NULL;
-    b->code_written = false;
+    b->code_written = b->single_wanted = false;
     b->stats.entered++;
     bt_enter(b, k->code);
     /* Once it is said that the code was left, the exit's record may be gone. */
     if (b->link_exit) {
-        b->c.s.rip = b->page + (uint64_t)(int64_t)b->link_exit->target;
+        b->c.s.rip = cpu_wrap(&b->c, b->page + (uint64_t)(int64_t)b->link_exit->target);
         b->vector_wanted = b->link_exit->vector;
+        b->single_wanted = b->link_exit->single;
         b->link_flushes = bt_cache_flushes(b->cache);
     }
     bt_code_left(b);
@@ -148,10 +177,12 @@ static void run_code(struct bt_cpu *b) {
         return;
     }
     bt_context_update(b);
+    additions_update(b);
     unsigned flushes = bt_cache_flushes(b->cache);
     struct bt_block *k = next_block(b);
     if (!k) {
         b->link_exit = NULL;
+        b->single_wanted = false;
         interp_run_block(c);
         return;
     }
@@ -182,13 +213,14 @@ static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
     int why = setjmp(c->jmp);
     bt_code_left(b);
     interp_left_block(c);
-    b->vector_wanted = false;
+    b->vector_wanted = b->single_wanted = false;
     b->link_exit = NULL;
     if (why == JMP_FAULT)
         exc_deliver(c);
     for (;;) {
         if (unlikely(interp_needs_attention(c))) {
             b->link_exit = NULL;
+            b->single_wanted = false;
             if (interp_attend(c, x))
                 return;
         } else if (likely(runs_translated(c))) {
@@ -286,6 +318,9 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->mask_tlb = (uint64_t)(BT_TLB_SIZE - 1) << PAGE_SHIFT;
     b->mask_above = ~PAGE_MASK;
     b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) << 1;
+    b->mask_arith = FLAG_ARITH;
+    b->mask_not_if = ~(uint64_t)FLAG_IF;
+    b->mask_spins = SPINS - 1;
     b->call_out = (uint64_t)(uintptr_t)bt_call_out;
     b->leave = (uint64_t)(uintptr_t)bt_leave;
     bt_tlb_init(b);

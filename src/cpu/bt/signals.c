@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Faults of translated code that mean something: a poll that was told to stop, and a guest's access
- * that is not aligned as it has to be. Markers beside them say where to go on.
+ * Faults of translated code that mean something: a poll that was told to stop, a guest's access that
+ * is not aligned as it has to be, a division that has no result. Markers beside them say where to go
+ * on.
  */
 #include <signal.h>
 #include <ucontext.h>
@@ -10,8 +11,8 @@
 
 #define ALT_STACK (64u << 10)
 
-static struct sigaction previous_segv;
-static pthread_once_t segv_once = PTHREAD_ONCE_INIT;
+static struct sigaction previous_segv, previous_fpe;
+static pthread_once_t handlers_once = PTHREAD_ONCE_INIT;
 static _Thread_local struct bt_cpu *running;
 
 /* Where a marker (translate.c) says to go on; 0 when there is none at `at`. */
@@ -25,35 +26,45 @@ static uint64_t marked(const struct bt_cache *cache, uint64_t at) {
     return at + 8 + (uint64_t)(int64_t)rel;
 }
 
-/* A poll's store (its marker behind it), or a guest's unaligned access (its marker before it). */
-static uint64_t resume_at(const struct bt_cache *cache, uint64_t rip, uint64_t addr) {
+/* A poll's store (its marker behind it), or a guest's instruction (its marker before it). */
+static uint64_t resume_at(const struct bt_cache *cache, uint64_t rip, bool poll) {
     if (!bt_cache_holds(cache, rip))
         return 0;
-    return addr == BT_POLL_STOP ? marked(cache, rip + 3) : marked(cache, rip - 8);
+    return poll ? marked(cache, rip + 3) : marked(cache, rip - 8);
 }
 
-static void on_segv(int sig, siginfo_t *info, void *context) {
+/* Not ours: for who was here before. */
+static void pass_on(int sig, siginfo_t *info, void *context) {
+    const struct sigaction *before = sig == SIGSEGV ? &previous_segv : &previous_fpe;
+    if (before->sa_flags & SA_SIGINFO)
+        before->sa_sigaction(sig, info, context);
+    else /* happens again */
+        sigaction(sig, before, NULL);
+}
+
+static void on_fault(int sig, siginfo_t *info, void *context) {
     ucontext_t *uc = context;
     greg_t *rip = &uc->uc_mcontext.gregs[REG_RIP];
-    uint64_t at =
-        running ? resume_at(running->cache, (uint64_t)*rip, (uint64_t)(uintptr_t)info->si_addr) : 0;
+    bool poll = sig == SIGSEGV && (uint64_t)(uintptr_t)info->si_addr == BT_POLL_STOP;
+    uint64_t at = running ? resume_at(running->cache, (uint64_t)*rip, poll) : 0;
     if (at)
         *rip = (greg_t)at;
-    else /* not ours: happens again, for who was here before */
-        sigaction(sig, &previous_segv, NULL);
+    else
+        pass_on(sig, info, context);
 }
 
-static void install_handler(void) {
-    struct sigaction sa = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+static void install_handlers(void) {
+    struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, &previous_segv);
+    sigaction(SIGFPE, &sa, &previous_fpe);
 }
 
 void bt_signals_prepare(struct bt_cpu *b) {
     static _Thread_local char stack[ALT_STACK];
     if (running == b)
         return;
-    pthread_once(&segv_once, install_handler);
+    pthread_once(&handlers_once, install_handlers);
     stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
     sigaltstack(&alt, NULL);
     running = b;

@@ -7,6 +7,8 @@
 
 #include "cpu/x86/mmu.h"
 
+#define CONTEXT_SHIFT 4 /* a space's number stands above what bt_mode_key() says */
+
 /* ---- the inline TLB ---- */
 
 /* What empties a slot: an address of another slot, not next to its own. */
@@ -95,7 +97,7 @@ static uint64_t space_number(struct bt_cpu *b, uint64_t space) {
     struct bt_context *known = &b->contexts[(space ^ space >> TLB_ASID_SHIFT) % BT_CONTEXTS];
     if (known->number && known->space == space)
         return known->number;
-    if (++b->last_context >> 13) {
+    if (++b->last_context >> (16 - CONTEXT_SHIFT)) {
         bt_jumps_clear(b);
         memset(b->contexts, 0, sizeof b->contexts);
         b->last_context = 1;
@@ -108,8 +110,7 @@ static uint64_t space_number(struct bt_cpu *b, uint64_t space) {
 static void context_key_update(struct bt_cpu *b) {
     bool shared = b->c.cpl != 3 && !b->local_code;
     uint64_t space = shared ? b->c.space & TLB_PAGE_BITS : b->c.space;
-    uint64_t mode = (b->vector ? BT_KEY_VECTOR : 0) | bt_tlb_kind(&b->c);
-    b->context_key = (space_number(b, space) << BT_KEY_SHIFT | mode) << 48;
+    b->context_key = (space_number(b, space) << CONTEXT_SHIFT | bt_mode_key(b)) << 48;
 }
 
 void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k) {

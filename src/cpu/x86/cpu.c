@@ -5,11 +5,15 @@
  */
 #include "cpu/x86/cpu.h"
 
-static bool seg_is_flat(const struct x86_seg *s) {
+bool seg_is_unlimited(const struct x86_seg *s) {
     const uint32_t need = SEG_P | SEG_S;
     bool data_rw = (s->attr & (SEG_TYPE & 0xe)) == 0x2; /* writable, expand-up, not code */
-    return s->base == 0 && s->limit == UINT32_MAX && data_rw && (s->attr & need) == need &&
+    return s->limit == UINT32_MAX && data_rw && (s->attr & need) == need &&
            !(s->attr & SEG_UNUSABLE);
+}
+
+static bool seg_is_flat(const struct x86_seg *s) {
+    return s->base == 0 && seg_is_unlimited(s);
 }
 
 static unsigned current_tlb(const struct x86_cpu *c) {

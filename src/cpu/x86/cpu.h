@@ -228,6 +228,9 @@ void mmu_remap(struct x86_cpu *c);
 
 /* ---- effective and linear addresses ---- */
 
+/* Data of 4 GiB that may be read and written: what lies in it is found by adding the base. (cpu.c) */
+bool seg_is_unlimited(const struct x86_seg *s);
+
 static inline uint64_t insn_ea(struct x86_cpu *c, const struct x86_insn *i) {
     uint64_t ea = reg64(c, i->base) + (reg64(c, i->index) << i->scale) + (uint64_t)(int64_t)i->disp;
     return ea << i->ashift >> i->ashift;

@@ -1,0 +1,527 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory operands in translated code: where an operand lies in the host, by a look-up in the inline
+ * TLB that touches no flag, and the instructions that use it. An access of a group finds what to
+ * add to its address in the group's register.
+ */
+#include "cpu/bt/translate.h"
+
+/* Where an operand lies in the host: [base + index + disp]. */
+struct place {
+    unsigned base, index;
+    int32_t disp;
+};
+
+/* ---- the registers that a region lends ---- */
+
+static uint32_t save_slot(unsigned reg) {
+    return BT_OFF(save) + 8u * reg;
+}
+
+static uint32_t kept_slot(unsigned reg) {
+    return BT_OFF(kept) + 8u * reg;
+}
+
+static void each_gs(struct tr *t, unsigned op, uint32_t registers, uint32_t slots) {
+    for (unsigned r = 0; r < 16; r++)
+        if (registers >> r & 1)
+            emit_gs(&t->e, op, r, slots + 8u * r);
+}
+
+void emit_spill(struct tr *t) {
+    each_gs(t, OP_STORE, t->spilled, save_slot(0));
+}
+
+void emit_unspill(struct tr *t) {
+    each_gs(t, OP_LOAD, t->spilled, save_slot(0));
+}
+
+void emit_keep(struct tr *t, uint32_t registers) {
+    each_gs(t, OP_STORE, registers, kept_slot(0));
+}
+
+void emit_kept(struct tr *t, uint32_t registers) {
+    each_gs(t, OP_LOAD, registers, kept_slot(0));
+}
+
+void lend_rcx(struct tr *t) {
+    if (!t->rcx_free)
+        emit_gs(&t->e, OP_STORE, RCX, BT_OFF(save_rcx));
+}
+
+void return_rcx(struct tr *t) {
+    if (!t->rcx_free)
+        emit_gs(&t->e, OP_LOAD, RCX, BT_OFF(save_rcx));
+}
+
+/* ---- shapes ---- */
+
+/* Three-byte VEX, W1, map 0F38, with pp 2 (F3: PEXT) or 3 (F2: PDEP): OP to, src, gs:[mask] */
+static void emit_bits(struct tr *t, unsigned pp, unsigned to, unsigned src, uint32_t mask) {
+    EMIT(&t->e, 0x65, 0xc4, 0x62 | (to >> 3 ? 0 : 0x80), 0x80 | (~src & 15) << 3 | pp, 0xf5,
+         0x04 | (to & 7) << 3, 0x25);
+    emit32(&t->e, mask);
+}
+
+void emit_pext(struct tr *t, unsigned to, unsigned src, uint32_t mask) {
+    emit_bits(t, 2, to, src, mask);
+}
+
+void emit_pdep(struct tr *t, unsigned to, unsigned src, uint32_t mask) {
+    emit_bits(t, 3, to, src, mask);
+}
+
+void emit_table(struct tr *t, unsigned reg, uint32_t disp) {
+    EMIT(&t->e, 0x65, REX | REX_W | (reg >> 3) * REX_R, OP_LOAD, 0x04 | (reg & 7) << 3, 0xcd);
+    emit32(&t->e, disp);
+}
+
+/* JRCXZ over a jump to a cold place: falls through to it when RCX is not zero. */
+uint8_t *jump_unless_zero(struct tr *t) {
+    EMIT(&t->e, 0xe3, 5);
+    return emit_jmp(&t->e, 0);
+}
+
+struct cold *cold_new(struct tr *t, const struct item *it) {
+    struct cold *cold = &t->cold[t->colds++];
+    *cold = (struct cold){.item = it, .scratched = true};
+    for (unsigned n = 0; n < t->groups; n++)
+        if (t->group[n].probed && t->group[n].last >= it - t->item)
+            cold->kept |= (uint16_t)(1u << t->group[n].reg);
+    return cold;
+}
+
+/* A NOP that tells the signal handler where to go on when the instruction beside it faults. Returns
+ * its displacement. */
+uint8_t *emit_marker(struct tr *t) {
+    EMIT(&t->e, 0x0f, 0x1f, 0x84, 0x00);
+    uint8_t *at = t->e.p;
+    emit32(&t->e, 0);
+    return at;
+}
+
+/* ModRM, SIB and displacement for [base + index + disp] (index: not RSP). */
+static void emit_place(struct tr *t, unsigned reg, struct place p) {
+    bool none = p.disp == 0 && (p.base & 7) != RBP, small = p.disp == (int8_t)p.disp;
+    EMIT(&t->e, (none ? 0x04 : small ? 0x44 : 0x84) | (reg & 7) << 3,
+         (p.index & 7) << 3 | (p.base & 7));
+    if (!none && small)
+        emit8(&t->e, (uint8_t)p.disp);
+    else if (!none)
+        emit32(&t->e, (uint32_t)p.disp);
+}
+
+static unsigned place_rex(struct place p) {
+    return (p.index >> 3) * REX_X | (p.base >> 3) * REX_B;
+}
+
+/* OP reg, [place] as wide as the stack's slots. */
+static void emit_slot(struct tr *t, unsigned op, unsigned reg, struct place p) {
+    EMIT(&t->e, REX | tr_wide(t) | (reg >> 3) * REX_R | place_rex(p), op);
+    emit_place(t, reg, p);
+}
+
+/* ---- effective addresses ---- */
+
+static int reg_number(ZydisRegister r) {
+    return r == ZYDIS_REGISTER_NONE ? -1 : ZydisRegisterGetId(r);
+}
+
+/* LEA to, [base + index * scale + disp32] in its general form; cut to 32 bits in 32-bit code. */
+static void emit_lea_full(struct tr *t, unsigned to, int base, int index, unsigned scale,
+                          int32_t disp) {
+    unsigned ss = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+    unsigned idx = index < 0 ? 4u : (unsigned)index, bse = base < 0 ? 5u : (unsigned)base;
+    bool small = base >= 0 && disp == (int8_t)disp;
+    unsigned mod = base < 0 ? 0x04 : small ? 0x44 : 0x84;
+    EMIT(&t->e,
+         REX | tr_wide(t) | (to >> 3) * REX_R | (idx >> 3) * REX_X |
+             (base < 0 ? 0 : bse >> 3) * REX_B,
+         OP_LEA, mod | (to & 7) << 3, ss << 6 | (idx & 7) << 3 | (bse & 7));
+    if (small)
+        emit8(&t->e, (uint8_t)disp);
+    else
+        emit32(&t->e, (uint32_t)disp);
+}
+
+/* RIP-relative: from the page's start. */
+static int32_t from_page(const struct item *it, const ZydisDecodedOperand *m) {
+    return (int32_t)(m->mem.disp.value + it->off + it->insn->len);
+}
+
+/* FS and GS: a base, and in 32-bit code what makes the address one that nobody has where the segment
+ * has a limit. */
+static void emit_segment(struct tr *t, unsigned seg) {
+    emit_gs(&t->e, OP_LOAD, t->s1,
+            8u * seg + (t->bits == 64 ? BT_OFF(c.base64) : BT_OFF(seg_base)));
+    emit_lea_full(t, t->s0, (int)t->s0, (int)t->s1, 1, 0);
+    if (t->bits == 64)
+        return;
+    emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(seg_limited) + 8u * seg);
+    emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
+}
+
+/* Address of a memory operand to s0; s1 may be used. */
+static void emit_address(struct tr *t, const struct item *it, const ZydisDecodedOperand *m) {
+    if (m->mem.base == ZYDIS_REGISTER_RIP) {
+        emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
+        emit_lea(&t->e, t->s0, t->s0, from_page(it, m));
+    } else {
+        emit_lea_full(t, t->s0, reg_number(m->mem.base), reg_number(m->mem.index), m->mem.scale,
+                      (int32_t)m->mem.disp.value);
+    }
+    if (it->insn->seg == SEG_FS || it->insn->seg == SEG_GS)
+        emit_segment(t, it->insn->seg);
+}
+
+/* ---- look-ups ---- */
+
+static uint32_t tlb_off(const struct tr *t, uint32_t member) {
+    return BT_OFF(tlb) + t->tlb_kind * (uint32_t)sizeof(struct bt_tlb) + member;
+}
+
+/* LEA rcx, [rcx + s0 + disp] */
+static void emit_lea_rcx(struct tr *t, uint32_t disp) {
+    bool small = disp < 128;
+    EMIT(&t->e, REX | REX_W | (t->s0 >> 3) * REX_X, OP_LEA, small ? 0x4c : 0x8c,
+         (t->s0 & 7) << 3 | RCX);
+    if (small)
+        emit8(&t->e, disp);
+    else
+        emit32(&t->e, disp);
+}
+
+/* s0 holds a linear address: on a hit `to` is what to add to it. RCX is used. Returns the miss's
+ * jump. */
+static uint8_t *emit_probe(struct tr *t, unsigned to, uint32_t size, bool write) {
+    uint32_t tag = write ? offsetof(struct bt_tlb, wr) : offsetof(struct bt_tlb, rd);
+    emit_pext(t, RCX, t->s0, BT_OFF(mask_tlb));
+    emit_table(t, to, tlb_off(t, offsetof(struct bt_tlb, addend)));
+    emit_table(t, RCX, tlb_off(t, tag));
+    emit_lea_rcx(t, size - 1);
+    emit_pext(t, RCX, RCX, BT_OFF(mask_above));
+    return jump_unless_zero(t);
+}
+
+/* What raises #GP when its operand is not aligned, before the page is even looked at (SDM 3A 6.9). */
+static bool wants_alignment(const struct item *it) {
+    const ZydisDecodedOperand *m = item_memory(it);
+    if (!m || m->size < 128)
+        return false;
+    switch (it->zi.mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+        return false;
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+        return true;
+    default:
+        return it->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+    }
+}
+
+/* s0 = an address: its look-up. A miss is looked up elsewhere and tried again, or the reference
+ * engine executes the instruction. */
+static struct cold *emit_lookup_single(struct tr *t, const struct item *it, const struct access *a,
+                                       enum bt_operand operand) {
+    struct cold *cold = cold_new(t, it);
+    lend_rcx(t);
+    cold->retry = wants_alignment(it) ? 0 : emit_rx(&t->e);
+    cold->from[0] = emit_probe(t, t->s1, a->size, a->write);
+    cold->rcx_lent = !t->rcx_free;
+    cold->operand = operand;
+    cold->write = a->write;
+    return_rcx(t);
+    return cold;
+}
+
+/* The first access of a group looks up the page for all. Where they straddle two, the code goes on
+ * in a region without groups. */
+static void emit_lookup_group(struct tr *t, const struct item *it, struct group *g,
+                              const struct access *a) {
+    struct bt_exit *exit = exit_new(t, it->off);
+    if (!exit)
+        return;
+    exit->single = true;
+    exit->vector = t->vector;
+    struct cold *cold = cold_new(t, it);
+    lend_rcx(t);
+    cold->retry = wants_alignment(it) ? 0 : emit_rx(&t->e);
+    emit_lea(&t->e, t->s0, t->s0, g->min - a->off);
+    cold->from[0] = emit_probe(t, g->reg, (uint32_t)(g->max - g->min), g->write);
+    cold->rcx_lent = !t->rcx_free;
+    cold->exit = exit;
+    cold->write = a->write;
+    cold->ahead = a->off - g->min;
+    return_rcx(t);
+    g->probed = true;
+}
+
+static struct group *group_of(struct tr *t, const struct access *a) {
+    struct group *g = a->group == NO_GROUP ? NULL : &t->group[a->group];
+    return g && g->reg != NO_REG ? g : NULL;
+}
+
+/* ---- places ---- */
+
+static struct place single_place(const struct tr *t) {
+    return (struct place){t->s0, t->s1, 0};
+}
+
+/* A memory operand that `a` describes. *cold: where the instruction goes on after a miss is to be
+ * told there; NULL when there is no such way. */
+static struct place memory_place(struct tr *t, const struct item *it, struct cold **cold) {
+    const ZydisDecodedOperand *m = item_memory(it);
+    const struct access *a = &it->access[ON_MEMORY];
+    struct group *g = group_of(t, a);
+    *cold = NULL;
+    if (!g) {
+        emit_address(t, it, m);
+        *cold = emit_lookup_single(t, it, a, BT_MEMORY);
+        return single_place(t);
+    }
+    if (!g->probed) {
+        emit_address(t, it, m);
+        emit_lookup_group(t, it, g, a);
+    }
+    if (m->mem.base != ZYDIS_REGISTER_RIP)
+        return (struct place){(unsigned)reg_number(m->mem.base), g->reg,
+                              (int32_t)m->mem.disp.value};
+    emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
+    return (struct place){t->s0, g->reg, from_page(it, m)};
+}
+
+/* A slot of the stack, `off` from where `base` (RSP or RBP) points. */
+static struct place stack_place(struct tr *t, const struct item *it, unsigned base, int32_t off,
+                                enum bt_operand operand, struct cold **cold) {
+    const struct access *a = &it->access[ON_STACK];
+    struct group *g = group_of(t, a);
+    *cold = NULL;
+    if (!g || !g->probed)
+        emit_lea_full(t, t->s0, (int)base, -1, 1, off);
+    if (!g) {
+        *cold = emit_lookup_single(t, it, a, operand);
+        return single_place(t);
+    }
+    if (!g->probed)
+        emit_lookup_group(t, it, g, a);
+    return (struct place){base, g->reg, off};
+}
+
+static void goes_on_here(struct tr *t, struct cold *cold) {
+    if (cold)
+        cold->back = emit_rx(&t->e);
+}
+
+/* ---- instructions with a memory operand ---- */
+
+/* Prefixes and opcode with REX. */
+static void emit_legacy_head(struct tr *t, const struct item *it, struct place p) {
+    const ZydisDecodedInstruction *zi = &it->zi;
+    struct emit *e = &t->e;
+    for (unsigned n = 0; n < zi->raw.prefix_count; n++) {
+        uint8_t v = zi->raw.prefixes[n].value;
+        if (v == 0x66 || v == 0xf2 || v == 0xf3 || v == 0xf0)
+            emit8(e, v);
+    }
+    emit8(e, REX | (unsigned)zi->raw.rex.W * REX_W | (unsigned)zi->raw.rex.R * REX_R |
+                 place_rex(p));
+    if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+        emit8(e, 0x0f);
+    if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F38)
+        emit8(e, 0x38);
+    if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+        emit8(e, 0x3a);
+}
+
+/* The same with a three-byte VEX, whose R, X and B are inverted (SDM 2A 2.3.5). */
+static void emit_vex_head(struct tr *t, const struct item *it, struct place p) {
+    const uint8_t *vex = it->bytes + it->zi.raw.vex.offset;
+    bool two = it->zi.raw.vex.size == 2;
+    unsigned x = p.index >> 3 ? 0 : 0x40, b = p.base >> 3 ? 0 : 0x20;
+    unsigned map = two ? 1 : vex[1] & 0x1f, last = two ? vex[1] & 0x7f : vex[2];
+    EMIT(&t->e, 0xc4, (vex[1] & 0x80) | x | b | map, last);
+}
+
+/* MOV by the accumulator's short forms A0 to A3 becomes one with ModRM. */
+static unsigned long_opcode(const ZydisDecodedInstruction *zi) {
+    return zi->raw.modrm.offset ? zi->opcode : 0x88 | (zi->opcode & 1) | (zi->opcode & 2 ? 0 : 2);
+}
+
+static void emit_with_memory(struct tr *t, const struct item *it, struct place p) {
+    const ZydisDecodedInstruction *zi = &it->zi;
+    if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+        emit_vex_head(t, it, p);
+    else
+        emit_legacy_head(t, it, p);
+    emit8(&t->e, long_opcode(zi));
+    emit_place(t, zi->raw.modrm.offset ? zi->raw.modrm.reg : 0u, p);
+    if (zi->raw.imm[0].size && zi->raw.modrm.offset)
+        emit_bytes(&t->e, it->bytes + zi->raw.imm[0].offset, zi->raw.imm[0].size / 8);
+}
+
+static bool is_division(const struct item *it) {
+    return it->zi.mnemonic == ZYDIS_MNEMONIC_DIV || it->zi.mnemonic == ZYDIS_MNEMONIC_IDIV;
+}
+
+void emit_memory_item(struct tr *t, const struct item *it) {
+    struct cold *cold, *trap = NULL;
+    struct place p = memory_place(t, it, &cold);
+    if (is_division(it) || wants_alignment(it)) {
+        trap = cold ? cold : cold_new(t, it);
+        trap->operand = BT_MEMORY;
+        trap->poll = emit_marker(t);
+    }
+    emit_with_memory(t, it, p);
+    goes_on_here(t, cold);
+    goes_on_here(t, trap);
+}
+
+void emit_lea_item(struct tr *t, const struct item *it) {
+    const ZydisDecodedOperand *m = item_memory(it);
+    unsigned to = it->insn->dst / 8, wide = it->zi.operand_width == 64 ? REX_W : 0;
+    if (m->mem.base == ZYDIS_REGISTER_RIP) {
+        emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
+        EMIT(&t->e, REX | wide | (to >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_LEA,
+             0x80 | (to & 7) << 3 | (t->s0 & 7));
+        emit32(&t->e, (uint32_t)from_page(it, m));
+    } else if (t->bits == 32) { /* an absolute address would be a relative one */
+        emit_lea_full(t, to, reg_number(m->mem.base), reg_number(m->mem.index), m->mem.scale,
+                      (int32_t)m->mem.disp.value);
+    } else {
+        emit_bytes(&t->e, it->bytes, it->insn->len);
+    }
+}
+
+/* ---- the stack ---- */
+
+void emit_move_rsp(struct tr *t, int32_t by) {
+    emit_lea_full(t, RSP, RSP, -1, 1, by);
+}
+
+static int32_t slot_bytes(const struct tr *t) {
+    return (int32_t)t->bits / 8;
+}
+
+static struct place push_place(struct tr *t, const struct item *it, struct cold **cold) {
+    return stack_place(t, it, RSP, -slot_bytes(t), BT_PUSH, cold);
+}
+
+void emit_push(struct tr *t, const struct item *it) {
+    struct cold *cold;
+    struct place p = push_place(t, it, &cold);
+    if (it->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+        emit_slot(t, 0xc7, 0, p);
+        emit32(&t->e, (uint32_t)it->op[0].imm.value.u);
+    } else {
+        emit_slot(t, OP_STORE, it->insn->dst / 8, p);
+    }
+    emit_move_rsp(t, -slot_bytes(t));
+    goes_on_here(t, cold);
+}
+
+/* gs:[value] to a slot. In a slot of a group s0 is free; otherwise the slot's address has to become
+ * one register first. */
+static void emit_store_from(struct tr *t, uint32_t value, struct place p) {
+    unsigned by = t->s0;
+    if (p.base == t->s0) {
+        emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
+        emit_gs(&t->e, OP_LOAD, t->s1, value);
+        EMIT(&t->e, REX | tr_wide(t) | (t->s1 >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
+             (t->s1 & 7) << 3 | (t->s0 & 7));
+        return;
+    }
+    emit_gs(&t->e, OP_LOAD, by, value);
+    emit_slot(t, OP_STORE, by, p);
+}
+
+void emit_push_from(struct tr *t, const struct item *it) {
+    struct cold *load, *store;
+    struct place p = memory_place(t, it, &load);
+    emit_slot(t, OP_LOAD, t->s0, p);
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(pushed));
+    p = push_place(t, it, &store);
+    emit_store_from(t, BT_OFF(pushed), p);
+    emit_move_rsp(t, -slot_bytes(t));
+    goes_on_here(t, load);
+    goes_on_here(t, store);
+}
+
+/* The host's arithmetic flags and the guest's others, which are never in the same bits. */
+void emit_push_flags(struct tr *t, const struct item *it) {
+    struct cold *cold;
+    emit_gs(&t->e, OP_STORE, RSP, BT_OFF(save_rsp));
+    emit_gs(&t->e, OP_LOAD, RSP, BT_OFF(host_rsp));
+    EMIT(&t->e, 0x9c, REX | (t->s0 >> 3) * REX_B, 0x58 | (t->s0 & 7)); /* pushfq; pop s0 */
+    emit_gs(&t->e, OP_LOAD, RSP, BT_OFF(save_rsp));
+    emit_pext(t, t->s0, t->s0, BT_OFF(mask_arith));
+    emit_pdep(t, t->s0, t->s0, BT_OFF(mask_arith));
+    emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(c.s.rflags));
+    emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(pushed));
+    struct place p = push_place(t, it, &cold);
+    emit_store_from(t, BT_OFF(pushed), p);
+    emit_move_rsp(t, -slot_bytes(t));
+    goes_on_here(t, cold);
+}
+
+void emit_pop(struct tr *t, const struct item *it) {
+    struct cold *cold;
+    unsigned to = it->insn->dst / 8;
+    struct place p = stack_place(t, it, RSP, 0, BT_POP, &cold);
+    emit_slot(t, OP_LOAD, to, p);
+    if (to != RSP)
+        emit_move_rsp(t, slot_bytes(t));
+    goes_on_here(t, cold);
+}
+
+void emit_leave(struct tr *t, const struct item *it) {
+    struct cold *cold;
+    struct place p = stack_place(t, it, RBP, 0, BT_FRAME, &cold);
+    emit_slot(t, OP_LOAD, t->s0, p);
+    emit_lea_full(t, RSP, RBP, -1, 1, slot_bytes(t));
+    emit_mov(&t->e, RBP, t->s0);
+    goes_on_here(t, cold);
+}
+
+/* ---- what branches load and store ---- */
+
+void emit_load_target(struct tr *t, const struct item *it) {
+    struct cold *cold; /* does not come back: the reference engine makes the whole branch */
+    unsigned from = it->insn->dst / 8;
+    if (!item_memory(it)) {
+        EMIT(&t->e, REX | tr_wide(t) | (from >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
+             0xc0 | (from & 7) << 3 | (t->s0 & 7));
+        return;
+    }
+    struct place p = memory_place(t, it, &cold);
+    emit_slot(t, OP_LOAD, t->s0, p);
+}
+
+void emit_load_return(struct tr *t, const struct item *it) {
+    struct cold *cold;
+    struct place p = stack_place(t, it, RSP, 0, BT_POP, &cold);
+    emit_slot(t, OP_LOAD, t->s0, p);
+}
+
+void emit_return_address(struct tr *t, const struct item *it) {
+    struct cold *cold;
+    struct place p = push_place(t, it, &cold);
+    unsigned value = p.base == t->s0 ? t->s1 : t->s0;
+    if (p.base == t->s0)
+        emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
+    emit_gs(&t->e, OP_LOAD, value, BT_OFF(page));
+    emit_lea(&t->e, value, value, (int32_t)(it->off + it->insn->len));
+    if (p.base == t->s0)
+        EMIT(&t->e, REX | tr_wide(t) | (value >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
+             (value & 7) << 3 | (t->s0 & 7));
+    else
+        emit_slot(t, OP_STORE, value, p);
+}

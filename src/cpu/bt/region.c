@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which instructions make a region, and which registers it lends from the guest. A region goes on
+ * past conditional branches, and past others where a branch in it leads to what follows.
+ */
+#include <errno.h>
+
+#include "cpu/bt/translate.h"
+
+/* ---- labels ---- */
+
+static bool is_jump(const struct item *it) {
+    return it->kind == JCC || it->kind == JMP || it->kind == COUNT;
+}
+
+struct item *region_at(struct tr *t, int64_t off) {
+    for (unsigned n = 0; n < t->count; n++)
+        if (t->item[n].off == off)
+            return &t->item[n];
+    return NULL;
+}
+
+static bool is_awaited(const struct tr *t, uint32_t off) {
+    for (unsigned n = 0; n < t->count; n++)
+        if (is_jump(&t->item[n]) && branch_target(&t->item[n]) == off)
+            return true;
+    return false;
+}
+
+static void name_labels(struct tr *t) {
+    for (unsigned n = 0; n < t->count; n++) {
+        struct item *to = is_jump(&t->item[n]) ? region_at(t, branch_target(&t->item[n])) : NULL;
+        if (to)
+            to->label = true;
+    }
+}
+
+/* ---- registers ---- */
+
+/* None that needs a special encoding as a base (RSP, RBP, R12, R13). */
+static const uint8_t SCRATCH_ORDER[] = {11, 10, 9, 8, 6, 7, 2, 3, 14, 15, 0};
+/* As an index any but RSP will do. */
+static const uint8_t GROUP_ORDER[] = {11, 10, 9, 8, 6, 7, 2, 14, 15, 13, 12, 3, 0, 5};
+
+/* The first unused register of an order, one of `preferred` where there is. */
+static unsigned pick(const uint8_t *order, unsigned count, uint32_t used, uint32_t preferred) {
+    for (unsigned n = 0; n < count; n++)
+        if (preferred & ~used & 1u << order[n])
+            return order[n];
+    for (unsigned n = 0; n < count; n++)
+        if (!(used >> order[n] & 1))
+            return order[n];
+    return NO_REG;
+}
+
+static unsigned unused_scratch(uint32_t used) {
+    unsigned found = 0;
+    for (unsigned n = 0; n < sizeof SCRATCH_ORDER; n++)
+        found += !(used >> SCRATCH_ORDER[n] & 1);
+    return found;
+}
+
+static uint32_t region_uses(const struct tr *t) {
+    uint32_t used = 0;
+    for (unsigned n = 0; n < t->count; n++)
+        used |= t->item[n].uses;
+    return used;
+}
+
+static bool in_page(int64_t off) {
+    return off >= 0 && off < (int64_t)PAGE_SIZE;
+}
+
+static bool needs_scratch(const struct item *it) {
+    switch (it->kind) {
+    case OUT:
+    case LAST:
+    case SKIP:
+    case COPY:
+    case COPY_MARKED:
+    case RECODED:
+    case ROTATE:
+    case VECTOR:
+        return false;
+    case LEA:
+        return item_memory(it)->mem.base == ZYDIS_REGISTER_RIP;
+    case JCC:
+    case COUNT:
+    case JMP:
+        return branch_target(it) <= it->off || !in_page(branch_target(it));
+    default:
+        return true;
+    }
+}
+
+static bool region_needs_scratch(const struct tr *t) {
+    const struct item *last = &t->item[t->count - 1];
+    for (unsigned n = 0; n < t->count; n++)
+        if (needs_scratch(&t->item[n]))
+            return true;
+    return !in_page(last->off + last->insn->len);
+}
+
+static bool is_grouped(const struct group *g) {
+    return g->count > 1 && g->reg == NO_REG;
+}
+
+/* The largest first; two groups may share a register when one begins behind the other's end. */
+static void pick_groups(struct tr *t, uint32_t used, uint32_t preferred) {
+    for (;;) {
+        struct group *best = NULL;
+        for (unsigned n = 0; n < t->groups; n++)
+            if (is_grouped(&t->group[n]) && (!best || t->group[n].count > best->count))
+                best = &t->group[n];
+        if (!best)
+            return;
+        uint32_t busy = used;
+        for (unsigned n = 0; n < t->groups; n++) {
+            const struct group *g = &t->group[n];
+            if (g->reg != NO_REG && g->first <= best->last && best->first <= g->last)
+                busy |= 1u << g->reg;
+        }
+        best->reg = pick(GROUP_ORDER, sizeof GROUP_ORDER, busy, preferred);
+        if (best->reg == NO_REG)
+            best->count = 0; /* each of its accesses for itself */
+        else
+            t->spilled |= 1u << best->reg;
+    }
+}
+
+/* The registers that the code which comes here has given up already, when this region may too. */
+static uint32_t preferred_registers(const struct tr *t, uint32_t used) {
+    const struct bt_exit *from = t->b->link_exit;
+    return from && !(from->spilled & used) ? from->spilled : 0;
+}
+
+static void choose_registers(struct tr *t) {
+    uint32_t used = region_uses(t), preferred = preferred_registers(t, used);
+    t->spilled = 0;
+    t->s0 = t->s1 = NO_REG;
+    t->rcx_free = !(used >> RCX & 1);
+    if (!region_needs_scratch(t))
+        return;
+    t->s0 = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used, preferred);
+    t->s1 = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used | 1u << t->s0, preferred);
+    t->spilled = 1u << t->s0 | 1u << t->s1 | (t->rcx_free ? 1u << RCX : 0);
+    pick_groups(t, used | t->spilled | 1u << RSP | 1u << RCX, preferred);
+    if (!(t->spilled & ~preferred))
+        t->spilled = preferred;
+}
+
+/* ---- collecting ---- */
+
+enum { GOES_ON, ENDS, NO_ROOM };
+
+static int add(struct tr *t, const uint8_t *page, uint32_t off, uint32_t *used) {
+    struct item *it = &t->item[t->count];
+    struct x86_insn *i = bt_cache_alloc(t->b->cache, sizeof *i);
+    if (!i)
+        return NO_ROOM;
+    it->bytes = page + off;
+    it->label = false;
+    it->at = NULL;
+    if (x86_decode_full(t->b->c.cpuid, t->bits, it->bytes, (unsigned)(PAGE_SIZE - off), i, &it->zi,
+                        it->op) == -EAGAIN)
+        return ENDS;
+    it->insn = i;
+    it->off = off;
+    it->kind = bt_classify(t, it);
+    item_registers(it);
+    if (unused_scratch(*used | it->uses) < 2 && t->count > 0)
+        return ENDS;
+    *used |= it->uses;
+    t->count++;
+    return GOES_ON;
+}
+
+/* STI holds interrupts back for one instruction: which must be in the region too. */
+static void finish_sti(struct tr *t) {
+    for (unsigned n = 0; n < t->count; n++)
+        if (t->item[n].kind == SET_IF && (n + 1 == t->count || t->item[n + 1].kind == VECTOR)) {
+            t->item[n].kind = OUT;
+            item_registers(&t->item[n]);
+        }
+}
+
+bool region_collect(struct tr *t, const uint8_t *host) {
+    uint32_t off = t->b->c.s.rip & PAGE_MASK, used = 0;
+    const uint8_t *page = host - off;
+    t->count = t->groups = 0;
+    while (t->count < REGION_INSNS && off < PAGE_SIZE) {
+        int how = add(t, page, off, &used);
+        if (how == NO_ROOM)
+            return false;
+        if (how == ENDS)
+            break;
+        const struct item *it = &t->item[t->count - 1];
+        off += it->insn->len;
+        if (t->single ? it->kind >= JCC || ends_flow(it->kind)
+                      : ends_flow(it->kind) && !is_awaited(t, off))
+            break;
+    }
+    if (t->count == 0)
+        return true;
+    finish_sti(t);
+    if (!t->single)
+        name_labels(t);
+    values_group(t);
+    choose_registers(t);
+    return true;
+}

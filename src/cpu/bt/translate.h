@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the parts of the translator share. A region is a stretch of guest code in one page, from its
+ * entry to the first place where nothing goes on; branches within it are jumps of the host. It has
+ * one set of scratch registers, which it does not use otherwise: stored at its entry, given back at
+ * every way out.
+ *
+ * classify.c says what an instruction is, region.c which make a region, values.c which accesses lie
+ * together, access.c emits accesses, branch.c what leaves, translate.c the whole.
+ */
+#ifndef RINGFENCE_CPU_BT_TRANSLATE_H
+#define RINGFENCE_CPU_BT_TRANSLATE_H
+
+#include "cpu/bt/bt.h"
+
+#define REGION_INSNS 64u
+#define REGION_GROUPS 16u
+#define NO_REG 16u
+#define NO_GROUP 0xffu
+
+enum bt_kind {
+    OUT,  /* executed by the reference engine's function, then on */
+    LAST, /* likewise, and leaves the region */
+    SKIP, /* does nothing that a guest could see */
+    COPY,
+    COPY_MARKED, /* may raise an exception of the host's */
+    RECODED,     /* INC and DEC of 32-bit code, whose bytes are prefixes in 64-bit code */
+    ROTATE,
+    MEM,
+    VECTOR, /* wants the vector registers, which this region does not have */
+    LEA,
+    PUSH,
+    PUSH_FROM, /* memory */
+    PUSH_FLAGS,
+    POP,
+    LEAVE,
+    CLEAR_IF,
+    SET_IF,
+    SPIN,  /* PAUSE */
+    FENCE, /* what serializes: goes on elsewhere, for code may have been written */
+    READ_TSC,
+    JCC,
+    COUNT, /* JCXZ and LOOP */
+    CALL,
+    CALL_TO, /* through a register or memory */
+    JMP,
+    JMP_TO,
+    RET,
+};
+
+/* From here on nothing follows in the region but what a branch in it goes to. */
+static inline bool ends_flow(enum bt_kind k) {
+    return k == LAST || k == VECTOR || k == FENCE || k >= CALL;
+}
+
+/* A memory access at a known distance from a value that registers hold. */
+struct access {
+    uint16_t value; /* 0: none such */
+    uint16_t size;
+    int32_t off;
+    bool write;
+    uint8_t group; /* or NO_GROUP */
+};
+
+enum { ON_MEMORY, ON_STACK };
+
+struct item {
+    struct x86_insn *insn;
+    ZydisDecodedInstruction zi;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    const uint8_t *bytes;
+    uint32_t off;   /* in the page */
+    uint32_t uses;  /* general registers, by bit */
+    uint32_t kills; /* those whose value is another afterwards, as far as values.c does not know */
+    enum bt_kind kind;
+    bool label;     /* a branch in the region goes here */
+    uint8_t *at;    /* its code (writable), once emitted */
+    struct access access[2]; /* ON_MEMORY, ON_STACK */
+};
+
+/* Accesses near one value, in a stretch without labels: one probe serves all of them. */
+struct group {
+    uint16_t value;
+    bool write, probed;
+    uint8_t count, first, last; /* items */
+    unsigned reg;               /* holds what to add for the host's addresses; NO_REG: none left */
+    int32_t min, max;           /* bytes [min, max) from the value */
+};
+
+/* Code that is reached rarely, put behind the region. */
+struct cold {
+    uint8_t *from[2]; /* displacements of jumps that go here (0: none) */
+    uint64_t back;    /* where to go on; 0: leaves */
+    uint64_t retry;   /* where to try again once the inline TLB was refilled; 0: nowhere */
+    const struct item *item;
+    struct bt_exit *exit;   /* for an exit's stub */
+    uint8_t *poll;          /* displacement in the NOP behind a poll, or NULL */
+    int32_t ahead;    /* of the address that was looked up, the access */
+    enum bt_operand operand;
+    uint16_t kept;          /* registers of groups that are in use beyond */
+    bool scratched;         /* scratch registers have to be given back first */
+    bool rcx_lent;
+    bool write;
+};
+
+/* A branch whose target has not been emitted yet. */
+struct forward {
+    uint8_t *from;
+    const struct item *to;
+};
+
+struct tr {
+    struct bt_cpu *b;
+    struct bt_block *block;
+    struct emit e;
+    struct item item[REGION_INSNS];
+    unsigned count;
+    struct group group[REGION_GROUPS];
+    unsigned groups;
+    struct forward forward[REGION_INSNS];
+    unsigned forwards;
+    uint32_t spilled;  /* registers that were stored at the entry, by bit */
+    unsigned s0, s1;   /* scratch registers */
+    bool rcx_free;     /* RCX is a third one */
+    unsigned tlb_kind;
+    unsigned bits;     /* 32 or 64 */
+    bool single;       /* no groups: for code whose accesses straddle pages */
+    bool vector;       /* the guest's vector registers are in the host's */
+    struct cold cold[REGION_INSNS * 3];
+    unsigned colds;
+};
+
+/* REX.W where addresses have 64 bits. */
+static inline unsigned tr_wide(const struct tr *t) {
+    return t->bits == 64 ? REX_W : 0u;
+}
+
+/* ---- classify.c ---- */
+enum bt_kind bt_classify(const struct tr *t, const struct item *it);
+const ZydisDecodedOperand *item_memory(const struct item *it);
+int64_t branch_target(const struct item *it); /* relative to the page */
+void item_registers(struct item *it);         /* fills uses and kills */
+
+/* ---- region.c ---- */
+/* Decodes the region at `host`, names its labels and groups and chooses registers. False: no room
+ * for records. */
+bool region_collect(struct tr *t, const uint8_t *host);
+/* The instruction at an offset of the page, if the region has it. */
+struct item *region_at(struct tr *t, int64_t off);
+
+/* ---- values.c ---- */
+void values_group(struct tr *t);
+
+/* ---- access.c ---- */
+void emit_spill(struct tr *t), emit_unspill(struct tr *t);
+/* Groups' registers beyond a call out. */
+void emit_keep(struct tr *t, uint32_t registers), emit_kept(struct tr *t, uint32_t registers);
+void lend_rcx(struct tr *t), return_rcx(struct tr *t);
+void emit_pext(struct tr *t, unsigned to, unsigned src, uint32_t mask);
+void emit_pdep(struct tr *t, unsigned to, unsigned src, uint32_t mask);
+void emit_table(struct tr *t, unsigned reg, uint32_t disp); /* MOV reg, gs:[rcx * 8 + disp] */
+uint8_t *jump_unless_zero(struct tr *t);
+struct cold *cold_new(struct tr *t, const struct item *it);
+uint8_t *emit_marker(struct tr *t);
+void emit_memory_item(struct tr *t, const struct item *it);
+void emit_lea_item(struct tr *t, const struct item *it);
+void emit_push(struct tr *t, const struct item *it), emit_pop(struct tr *t, const struct item *it);
+void emit_push_from(struct tr *t, const struct item *it), emit_leave(struct tr *t, const struct item *it);
+void emit_push_flags(struct tr *t, const struct item *it);
+/* A load of a branch's target to s0; a return address's store; neither moves RSP. */
+void emit_load_target(struct tr *t, const struct item *it);
+void emit_load_return(struct tr *t, const struct item *it);
+void emit_return_address(struct tr *t, const struct item *it);
+void emit_move_rsp(struct tr *t, int32_t by);
+
+/* ---- branch.c ---- */
+/* To a fixed place relative to the page. */
+void emit_exit(struct tr *t, const struct item *it, int64_t target);
+void emit_branch_item(struct tr *t, const struct item *it);
+struct bt_exit *exit_new(struct tr *t, int64_t target);
+
+/* ---- system.c ---- */
+void emit_system_item(struct tr *t, const struct item *it);
+
+/* ---- cold.c ---- */
+/* All registers hold the guest's values. */
+void emit_call_out(struct tr *t, const struct item *it, enum bt_operand operand, bool leaves);
+void emit_leave_stub(struct tr *t, const struct bt_exit *exit);
+void emit_cold(struct tr *t, const struct cold *cold);
+
+#endif

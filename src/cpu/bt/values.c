@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which memory accesses of a region lie at known distances from each other. Registers hold values:
+ * a copy, or a sum with a constant, is the same value at another offset. Accesses near one value,
+ * between two labels, make a group, which one look-up in the inline TLB serves.
+ */
+#include "cpu/bt/translate.h"
+
+#define GROUP_SPAN 512 /* bytes; one in eight such groups straddles two pages */
+#define VALUE_PAGE 1u  /* the linear address of the page that is executed in */
+
+struct value {
+    uint16_t number;
+    int32_t off;
+};
+
+struct values {
+    struct value reg[16];
+    uint16_t last;
+};
+
+static void forget(struct values *v, uint32_t registers) {
+    for (unsigned r = 0; r < 16; r++)
+        if (registers >> r & 1)
+            v->reg[r] = (struct value){++v->last, 0};
+}
+
+static struct value moved(struct value v, int64_t by) {
+    int64_t off = v.off + by;
+    return off == (int32_t)off ? (struct value){v.number, (int32_t)off} : (struct value){0, 0};
+}
+
+static void set(struct values *v, unsigned reg, struct value to) {
+    if (to.number)
+        v->reg[reg] = to;
+    else
+        forget(v, 1u << reg);
+}
+
+/* ---- what an instruction accesses ---- */
+
+static struct value address_value(const struct values *v, const struct item *it,
+                                  const ZydisDecodedOperand *m) {
+    if (m->mem.index != ZYDIS_REGISTER_NONE || it->insn->seg == SEG_FS || it->insn->seg == SEG_GS)
+        return (struct value){0, 0};
+    if (m->mem.base == ZYDIS_REGISTER_RIP)
+        return moved((struct value){VALUE_PAGE, 0}, m->mem.disp.value + it->off + it->insn->len);
+    if (m->mem.base == ZYDIS_REGISTER_NONE)
+        return (struct value){0, 0};
+    return moved(v->reg[ZydisRegisterGetId(m->mem.base)], m->mem.disp.value);
+}
+
+static struct access access_at(struct value at, unsigned size, bool write) {
+    return (struct access){
+        .value = at.number, .off = at.off, .size = (uint16_t)size, .write = write,
+        .group = NO_GROUP};
+}
+
+static void stack_access(const struct values *v, struct item *it, unsigned reg, int32_t by,
+                         unsigned size) {
+    it->access[ON_STACK] = access_at(moved(v->reg[reg], by), size, by < 0);
+}
+
+static void find_accesses(const struct tr *t, const struct values *v, struct item *it) {
+    const ZydisDecodedOperand *m = item_memory(it);
+    unsigned size = t->bits / 8;
+    bool to_memory = it->kind == MEM || it->kind == PUSH_FROM || it->kind == CALL_TO ||
+                     it->kind == JMP_TO;
+    it->access[ON_MEMORY] = it->access[ON_STACK] = access_at((struct value){0, 0}, 0, false);
+    if (to_memory && m)
+        it->access[ON_MEMORY] = access_at(address_value(v, it, m), m->size / 8,
+                                          m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+    if (it->kind == PUSH || it->kind == PUSH_FROM || it->kind == PUSH_FLAGS || it->kind == CALL ||
+        it->kind == CALL_TO)
+        stack_access(v, it, RSP, -(int32_t)size, size);
+    else if (it->kind == POP || it->kind == RET)
+        stack_access(v, it, RSP, 0, size);
+    else if (it->kind == LEAVE)
+        stack_access(v, it, RBP, 0, size);
+}
+
+/* ---- what it leaves in registers ---- */
+
+static bool is_register64(const ZydisDecodedOperand *op) {
+    return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_RAX &&
+           op->reg.value <= ZYDIS_REGISTER_R15;
+}
+
+static struct value result(const struct values *v, const struct item *it) {
+    const ZydisDecodedOperand *m = item_memory(it);
+    struct value own = v->reg[it->insn->dst / 8];
+    bool immediate = it->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+    switch (it->zi.mnemonic) {
+    case ZYDIS_MNEMONIC_MOV:
+        if (it->kind == COPY && is_register64(&it->op[1]))
+            return v->reg[it->insn->src / 8];
+        return (struct value){0, 0};
+    case ZYDIS_MNEMONIC_LEA:
+        return it->zi.operand_width == 64 ? address_value(v, it, m) : (struct value){0, 0};
+    case ZYDIS_MNEMONIC_ADD:
+        return immediate ? moved(own, it->op[1].imm.value.s) : (struct value){0, 0};
+    case ZYDIS_MNEMONIC_SUB:
+        return immediate ? moved(own, -it->op[1].imm.value.s) : (struct value){0, 0};
+    case ZYDIS_MNEMONIC_INC:
+        return moved(own, 1);
+    case ZYDIS_MNEMONIC_DEC:
+        return moved(own, -1);
+    default:
+        return (struct value){0, 0};
+    }
+}
+
+static void find_results(struct values *v, const struct item *it) {
+    struct value rsp = v->reg[RSP], rbp = v->reg[RBP];
+    int64_t imm = it->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE ? it->op[1].imm.value.s : 0;
+    bool known = (it->kind == COPY || it->kind == LEA) && is_register64(&it->op[0]) &&
+                 it->kills >> it->insn->dst / 8 & 1 && imm == (int32_t)imm;
+    struct value to = known ? result(v, it) : (struct value){0, 0};
+    forget(v, it->kills);
+    if (known)
+        set(v, it->insn->dst / 8, to);
+    if (it->kind == PUSH || it->kind == PUSH_FROM || it->kind == PUSH_FLAGS)
+        set(v, RSP, moved(rsp, -8));
+    else if (it->kind == POP && it->insn->dst / 8 != RSP)
+        set(v, RSP, moved(rsp, 8));
+    else if (it->kind == LEAVE)
+        set(v, RSP, moved(rbp, 8));
+}
+
+/* ---- groups ---- */
+
+static bool fits(const struct group *g, const struct access *a) {
+    int32_t min = a->off < g->min ? a->off : g->min;
+    int64_t end = (int64_t)a->off + a->size, max = end > g->max ? end : g->max;
+    return g->value == a->value && max - min <= GROUP_SPAN;
+}
+
+/* A look-up for writing sets D: only where the write comes for certain. */
+static bool writes_late(const struct tr *t, const struct group *g, const struct access *a,
+                        unsigned item) {
+    for (unsigned n = g->first; a->write && !g->write && n < item; n++)
+        if (t->item[n].kind == JCC || t->item[n].kind == COUNT)
+            return true;
+    return false;
+}
+
+static void join(struct group *g, const struct access *a, unsigned item) {
+    int32_t end = a->off + a->size;
+    g->min = a->off < g->min ? a->off : g->min;
+    g->max = end > g->max ? end : g->max;
+    g->write |= a->write;
+    g->count++;
+    g->last = (uint8_t)item;
+}
+
+/* Groups before `open` belong to code before the last label. */
+static void group_access(struct tr *t, struct access *a, unsigned item, unsigned open) {
+    if (!a->value || (int32_t)(a->off + a->size) < a->off)
+        return;
+    for (unsigned n = open; n < t->groups; n++)
+        if (fits(&t->group[n], a) && !writes_late(t, &t->group[n], a, item)) {
+            join(&t->group[n], a, item);
+            a->group = (uint8_t)n;
+            return;
+        }
+    if (t->groups == REGION_GROUPS)
+        return;
+    a->group = (uint8_t)t->groups;
+    t->group[t->groups++] = (struct group){.value = a->value,
+                                           .write = a->write,
+                                           .count = 1,
+                                           .first = (uint8_t)item,
+                                           .last = (uint8_t)item,
+                                           .reg = NO_REG,
+                                           .min = a->off,
+                                           .max = a->off + a->size};
+}
+
+void values_group(struct tr *t) {
+    struct values v = {.last = VALUE_PAGE};
+    unsigned open = 0;
+    forget(&v, 0xffff);
+    for (unsigned n = 0; n < t->count; n++) {
+        struct item *it = &t->item[n];
+        if (it->label) {
+            forget(&v, 0xffff);
+            open = t->groups;
+        }
+        find_accesses(t, &v, it);
+        for (unsigned a = 0; a < 2 && !t->single && t->bits == 64; a++)
+            group_access(t, &it->access[a], n, open);
+        find_results(&v, it);
+        if (it->kind == OUT) /* finds all registers as the guest has them */
+            open = t->groups;
+    }
+}
