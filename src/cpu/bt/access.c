@@ -103,7 +103,11 @@ uint8_t *emit_marker(struct tr *t) {
 /* ModRM, SIB and displacement for [base + index + disp] (index: not RSP). */
 static void emit_place(struct tr *t, unsigned reg, struct place p) {
     bool none = p.disp == 0 && (p.base & 7) != RBP, small = p.disp == (int8_t)p.disp;
-    EMIT(&t->e, (none ? 0x04 : small ? 0x44 : 0x84) | (reg & 7) << 3,
+    EMIT(&t->e,
+         (none    ? 0x04
+          : small ? 0x44
+                  : 0x84) |
+             (reg & 7) << 3,
          (p.index & 7) << 3 | (p.base & 7));
     if (!none && small)
         emit8(&t->e, (uint8_t)p.disp);
@@ -149,8 +153,8 @@ static int32_t from_page(const struct item *it, const ZydisDecodedOperand *m) {
     return (int32_t)(m->mem.disp.value + it->off + it->insn->len);
 }
 
-/* FS and GS: a base, and in 32-bit code what makes the address one that nobody has where the segment
- * has a limit. */
+/* FS and GS: a base, and in 32-bit code what makes the address one that nobody has where the
+ * segment has a limit. */
 static void emit_segment(struct tr *t, unsigned seg) {
     emit_gs(&t->e, OP_LOAD, t->s1,
             8u * seg + (t->bits == 64 ? BT_OFF(c.base64) : BT_OFF(seg_base)));
@@ -203,7 +207,8 @@ static uint8_t *emit_probe(struct tr *t, unsigned to, uint32_t size, bool write)
     return jump_unless_zero(t);
 }
 
-/* What raises #GP when its operand is not aligned, before the page is even looked at (SDM 3A 6.9). */
+/* What raises #GP when its operand is not aligned, before the page is even looked at (SDM 3A 6.9).
+ */
 static bool wants_alignment(const struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     if (!m || m->size < 128)
@@ -331,8 +336,8 @@ static void emit_legacy_head(struct tr *t, const struct item *it, struct place p
         if (v == 0x66 || v == 0xf2 || v == 0xf3 || v == 0xf0)
             emit8(e, v);
     }
-    emit8(e, REX | (unsigned)zi->raw.rex.W * REX_W | (unsigned)zi->raw.rex.R * REX_R |
-                 place_rex(p));
+    emit8(e,
+          REX | (unsigned)zi->raw.rex.W * REX_W | (unsigned)zi->raw.rex.R * REX_R | place_rex(p));
     if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
         emit8(e, 0x0f);
     if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F38)

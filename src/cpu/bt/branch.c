@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Ways out of a region and within it: jumps of the host where the target is known and near, look-ups
- * by linear address where it is not.
+ * Ways out of a region and within it: jumps of the host where the target is known and near,
+ * look-ups by linear address where it is not.
  */
 #include "cpu/bt/translate.h"
 

@@ -69,7 +69,7 @@ struct bt_exit {
 };
 
 struct bt_block {
-    uint64_t key;       /* backing offset of the first byte << BT_KEY_SHIFT | BT_KEY_... | TLB kind */
+    uint64_t key; /* backing offset of the first byte << BT_KEY_SHIFT | BT_KEY_... | TLB kind */
     uint32_t page, gen; /* backing page, its generation when it was translated */
     uint64_t code;      /* entry (executable) */
     /* Ways in, writable: all registers the guest's, or those in `spilled` lent already. Each is a
@@ -86,9 +86,9 @@ struct bt_cache;
 struct bt_cpu {
     struct x86_cpu c;
     uint64_t host_rsp;
-    uint64_t save[16];    /* the guest's values of the registers that a region lent */
-    uint64_t kept[16];    /* what a region had in them, while the guest's are in place */
-    uint64_t save_rcx;    /* RCX, while it is lent for a moment */
+    uint64_t save[16]; /* the guest's values of the registers that a region lent */
+    uint64_t kept[16]; /* what a region had in them, while the guest's are in place */
+    uint64_t save_rcx; /* RCX, while it is lent for a moment */
     uint64_t save_rsp;
     uint64_t pushed;      /* a value on its way from memory to the stack */
     uint64_t save_rax;    /* and of RAX in an exit's stub */

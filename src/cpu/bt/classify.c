@@ -200,8 +200,8 @@ static bool vex_differs(const struct item *it) {
     const uint8_t *vex = it->bytes + it->zi.raw.vex.offset;
     bool two = it->zi.raw.vex.size == 2;
     uint8_t last = two ? vex[1] : vex[2];
-    bool of_elements = it->zi.meta.isa_ext == ZYDIS_ISA_EXT_FMA ||
-                       it->zi.meta.isa_ext == ZYDIS_ISA_EXT_AVX2;
+    bool of_elements =
+        it->zi.meta.isa_ext == ZYDIS_ISA_EXT_FMA || it->zi.meta.isa_ext == ZYDIS_ISA_EXT_AVX2;
     bool wide = !two && last & 0x80 && !of_elements;
     return (!two && (vex[1] & 0xe0) != 0xe0) || !(last & 0x40) || wide || has_is4_from_8(it);
 }
@@ -222,8 +222,7 @@ static bool is_segment_register(const ZydisDecodedOperand *op) {
 /* Afterwards the segments may be no longer what the code was translated for. */
 static bool loads_segment(const struct item *it) {
     for (unsigned n = 0; n < it->zi.operand_count; n++)
-        if (is_segment_register(&it->op[n]) &&
-            it->op[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+        if (is_segment_register(&it->op[n]) && it->op[n].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
             return true;
     return false;
 }
@@ -351,8 +350,7 @@ static bool is_transfer(const struct item *it) {
 }
 
 static bool is_hint(const struct item *it) {
-    return it->zi.meta.category == ZYDIS_CATEGORY_PREFETCH ||
-           it->zi.mnemonic == ZYDIS_MNEMONIC_NOP;
+    return it->zi.meta.category == ZYDIS_CATEGORY_PREFETCH || it->zi.mnemonic == ZYDIS_MNEMONIC_NOP;
 }
 
 /* ---- system instructions that are often executed ---- */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What lies behind a region: misses of the inline TLB, calls out, and ways out that are not linked. */
+/* What lies behind a region: misses of the inline TLB, calls out, and ways out that are not linked.
+ */
 #include "cpu/bt/translate.h"
 
 void emit_call_out(struct tr *t, const struct item *it, enum bt_operand operand, bool leaves) {
@@ -26,7 +27,8 @@ void emit_leave_stub(struct tr *t, const struct bt_exit *exit) {
 }
 
 /* The page of the access into the inline TLB, and once more (bt_refill_read()). Falls through when
- * that cannot be. Nothing but this access sets A and D bits here, whatever else the look-up is for. */
+ * that cannot be. Nothing but this access sets A and D bits here, whatever else the look-up is for.
+ */
 static void emit_refill(struct tr *t, const struct cold *cold) {
     const unsigned store_bytes = 9, jump_bytes = 8;
     if (cold->ahead)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Faults of translated code that mean something: a poll that was told to stop, a guest's access that
- * is not aligned as it has to be, a division that has no result. Markers beside them say where to go
- * on.
+ * Faults of translated code that mean something: a poll that was told to stop, a guest's access
+ * that is not aligned as it has to be, a division that has no result. Markers beside them say where
+ * to go on.
  */
 #include <signal.h>
 #include <ucontext.h>

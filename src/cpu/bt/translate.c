@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From guest instructions to host code, a region at a time. Most instructions are copied as they
- * are; memory operands go through the inline TLB. Nothing that is put around them touches the flags.
+ * are; memory operands go through the inline TLB. Nothing that is put around them touches the
+ * flags.
  */
 #include "cpu/bt/translate.h"
 

@@ -73,8 +73,8 @@ struct item {
     uint32_t uses;  /* general registers, by bit */
     uint32_t kills; /* those whose value is another afterwards, as far as values.c does not know */
     enum bt_kind kind;
-    bool label;     /* a branch in the region goes here */
-    uint8_t *at;    /* its code (writable), once emitted */
+    bool label;              /* a branch in the region goes here */
+    uint8_t *at;             /* its code (writable), once emitted */
     struct access access[2]; /* ON_MEMORY, ON_STACK */
 };
 
@@ -93,12 +93,12 @@ struct cold {
     uint64_t back;    /* where to go on; 0: leaves */
     uint64_t retry;   /* where to try again once the inline TLB was refilled; 0: nowhere */
     const struct item *item;
-    struct bt_exit *exit;   /* for an exit's stub */
-    uint8_t *poll;          /* displacement in the NOP behind a poll, or NULL */
-    int32_t ahead;    /* of the address that was looked up, the access */
+    struct bt_exit *exit; /* for an exit's stub */
+    uint8_t *poll;        /* displacement in the NOP behind a poll, or NULL */
+    int32_t ahead;        /* of the address that was looked up, the access */
     enum bt_operand operand;
-    uint16_t kept;          /* registers of groups that are in use beyond */
-    bool scratched;         /* scratch registers have to be given back first */
+    uint16_t kept;  /* registers of groups that are in use beyond */
+    bool scratched; /* scratch registers have to be given back first */
     bool rcx_lent;
     bool write;
 };
@@ -119,13 +119,13 @@ struct tr {
     unsigned groups;
     struct forward forward[REGION_INSNS];
     unsigned forwards;
-    uint32_t spilled;  /* registers that were stored at the entry, by bit */
-    unsigned s0, s1;   /* scratch registers */
-    bool rcx_free;     /* RCX is a third one */
+    uint32_t spilled; /* registers that were stored at the entry, by bit */
+    unsigned s0, s1;  /* scratch registers */
+    bool rcx_free;    /* RCX is a third one */
     unsigned tlb_kind;
-    unsigned bits;     /* 32 or 64 */
-    bool single;       /* no groups: for code whose accesses straddle pages */
-    bool vector;       /* the guest's vector registers are in the host's */
+    unsigned bits; /* 32 or 64 */
+    bool single;   /* no groups: for code whose accesses straddle pages */
+    bool vector;   /* the guest's vector registers are in the host's */
     struct cold cold[REGION_INSNS * 3];
     unsigned colds;
 };
@@ -165,7 +165,8 @@ uint8_t *emit_marker(struct tr *t);
 void emit_memory_item(struct tr *t, const struct item *it);
 void emit_lea_item(struct tr *t, const struct item *it);
 void emit_push(struct tr *t, const struct item *it), emit_pop(struct tr *t, const struct item *it);
-void emit_push_from(struct tr *t, const struct item *it), emit_leave(struct tr *t, const struct item *it);
+void emit_push_from(struct tr *t, const struct item *it),
+    emit_leave(struct tr *t, const struct item *it);
 void emit_push_flags(struct tr *t, const struct item *it);
 /* A load of a branch's target to s0; a return address's store; neither moves RSP. */
 void emit_load_target(struct tr *t, const struct item *it);

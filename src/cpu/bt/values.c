@@ -51,9 +51,11 @@ static struct value address_value(const struct values *v, const struct item *it,
 }
 
 static struct access access_at(struct value at, unsigned size, bool write) {
-    return (struct access){
-        .value = at.number, .off = at.off, .size = (uint16_t)size, .write = write,
-        .group = NO_GROUP};
+    return (struct access){.value = at.number,
+                           .off = at.off,
+                           .size = (uint16_t)size,
+                           .write = write,
+                           .group = NO_GROUP};
 }
 
 static void stack_access(const struct values *v, struct item *it, unsigned reg, int32_t by,
@@ -64,8 +66,8 @@ static void stack_access(const struct values *v, struct item *it, unsigned reg, 
 static void find_accesses(const struct tr *t, const struct values *v, struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     unsigned size = t->bits / 8;
-    bool to_memory = it->kind == MEM || it->kind == PUSH_FROM || it->kind == CALL_TO ||
-                     it->kind == JMP_TO;
+    bool to_memory =
+        it->kind == MEM || it->kind == PUSH_FROM || it->kind == CALL_TO || it->kind == JMP_TO;
     it->access[ON_MEMORY] = it->access[ON_STACK] = access_at((struct value){0, 0}, 0, false);
     if (to_memory && m)
         it->access[ON_MEMORY] = access_at(address_value(v, it, m), m->size / 8,
@@ -163,7 +165,10 @@ static void group_access(struct tr *t, struct access *a, unsigned item, unsigned
             a->group = (uint8_t)n;
             return;
         }
-    if (t->groups == REGION_GROUPS)
+    /* A miss of PUSH's source goes on behind the instruction: nothing may be first looked up in it.
+     */
+    bool first_may_be_missed = t->item[item].kind == PUSH_FROM && a != t->item[item].access;
+    if (t->groups == REGION_GROUPS || first_may_be_missed)
         return;
     a->group = (uint8_t)t->groups;
     t->group[t->groups++] = (struct group){.value = a->value,

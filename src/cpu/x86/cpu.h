@@ -228,7 +228,8 @@ void mmu_remap(struct x86_cpu *c);
 
 /* ---- effective and linear addresses ---- */
 
-/* Data of 4 GiB that may be read and written: what lies in it is found by adding the base. (cpu.c) */
+/* Data of 4 GiB that may be read and written: what lies in it is found by adding the base. (cpu.c)
+ */
 bool seg_is_unlimited(const struct x86_seg *s);
 
 static inline uint64_t insn_ea(struct x86_cpu *c, const struct x86_insn *i) {
