@@ -32,7 +32,7 @@ def look_around(appliance, vcpus, memory):
         g.run('ls -R /sys >/dev/null')
         with open(os.path.join(appliance, 'root/bin/busybox'), 'rb') as f:
             digest = hashlib.sha256(f.read()).hexdigest()
-        check(g.run('sha256sum /bin/busybox').startswith(digest), digest, g)
+        check(digest in g.run('sha256sum /bin/busybox'), digest, g)  # the kernel may speak between
         check(f'CPU{vcpus - 1}' in g.run('cat /proc/interrupts'), g)
         clean_log(g.run('dmesg -r'))
         g.end('poweroff -f', 0)
