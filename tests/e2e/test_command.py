@@ -31,7 +31,7 @@ def test_usage_mistakes():
             (('run', '--vcpus', '0'), 'vcpus: 0 is out of range: 1 to 254'),
             (('run', '--engine', 'qemu'), "engine: 'qemu' is none of auto|interp|bt|kvm"),
             (('run', '--serial', 'tcp:1'), "'tcp:1' is none of stdio, pty, file:FILE, unix:SOCKET, none"),
-            (('run', '--disk', 'x.img'), 'this version has no disk devices'),
+            (('run', '--disk', 'x.img,colour=red'), "disk: 'colour' is none of target="),
             (('run', '--vif', 'usr'), "vif: unknown key 'usr'; did you mean 'user'?"),
             (('run', '--debug-exit=1'), "option '--debug-exit' takes no value"),
             (('run', 'memroy=1G'), "unknown key 'memroy'; did you mean 'memory'?"),
@@ -89,7 +89,7 @@ def test_configuration_mistakes():
     for text, message in [
             ('name = web', "line 1: 'web' is not a number (strings need quotes)"),
             ('\nname = "web', 'line 2: a string that starts with " does not end'),
-            ('disk = ["x.img,raw,xvda"]', 'line 1: disk: this version has no disk devices'),
+            ('disk = ["x.img,raw,colour=red"]', "line 1: disk: 'colour' is none of target="),
             ('type = "pv"', "'pv' is none of hvm|pvh"),
             ('memory = 100000000', 'is too large'),
             ('vcpus = 1', 'there is nothing to run')]:
