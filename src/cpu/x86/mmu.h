@@ -33,7 +33,7 @@ static inline void mmu_wrote(struct x86_cpu *c, const void *host, unsigned size)
  */
 static inline struct tlb_entry *tlb_slot(const struct x86_cpu *c, struct tlb_entry *tlb,
                                          uint64_t lin) {
-    uint64_t low_half = (uint64_t)((int64_t)~lin >> 63);
+    uint64_t low_half = (lin >> 63) - 1;
     return &tlb[(lin >> PAGE_SHIFT ^ (c->asid_mix & low_half)) & (TLB_SIZE - 1)];
 }
 static inline bool tlb_hit(const struct x86_cpu *c, const struct tlb_entry *e, uint64_t tag,
