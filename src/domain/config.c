@@ -379,6 +379,18 @@ static int check_channel(const char *text, struct err *e) {
     return r;
 }
 
+static int set_vsock(struct config *c, const struct config_key *k, const char *text,
+                     struct err *e) {
+    struct vsock_spec s;
+    int r = vsock_spec_parse(&s, text, e);
+
+    if (r < 0)
+        return r;
+    vsock_spec_free(&s);
+    set_str(str_at(c, k), text);
+    return 0;
+}
+
 /* What an item means is said where it is used. */
 static int check_item(const struct config_key *k, const char *text, struct err *e) {
     if (k->at == AT(disks))
@@ -436,6 +448,8 @@ static int set_text(struct config *c, const struct config_key *k, const char *te
     case T_ABSENT:
         return set_absent(k, text, e);
     default:
+        if (k->at == AT(vsock))
+            return set_vsock(c, k, text, e);
         set_str(str_at(c, k), text);
         return 0;
     }

@@ -84,6 +84,40 @@ def find_appliance():
     return folder
 
 
+def find_generic():
+    """An appliance with the kernel that Debian installs on PCs, made once."""
+    folder = os.path.join(os.path.dirname(find_appliance()), 'appliance-generic')
+    if not os.path.exists(os.path.join(folder, 'cmdline')):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../../tools/appliance.sh')
+        made = subprocess.run(['sh', script, folder, 'linux-image-amd64'], check=False,
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if made.returncode:
+            raise Skip(made.stderr.decode().strip().split('\n')[-1])
+    return folder
+
+
+def cpio(files):
+    """An initramfs of executables, by their paths; to be appended to another one."""
+    def entry(path, mode, data=b''):
+        fields = (0, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path) + 1, 0)
+        head = b'070701' + b''.join(b'%08x' % x for x in fields) + path.encode() + b'\0'
+        return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+    return b''.join(entry(p, 0o100755, d) for p, d in files.items()) + entry('TRAILER!!!', 0)
+
+
+def with_files(appliance, files):
+    """An appliance whose initramfs holds these, too."""
+    folder = tempfile.mkdtemp(dir=workdir())
+    for f in ('vmlinuz', 'cmdline'):
+        os.symlink(os.path.join(os.path.abspath(appliance), f), os.path.join(folder, f))
+    with open(os.path.join(appliance, 'initrd.img'), 'rb') as f:
+        image = f.read()
+    with open(os.path.join(folder, 'initrd.img'), 'wb') as f:
+        f.write(image + bytes(-len(image) % 4) + cpio(files))
+    return folder
+
+
 def clean_log(log):
     """`log` is what `dmesg -r` prints: no line at level "warning" or worse, no known bad word."""
     lines = log.splitlines()

@@ -3,23 +3,10 @@
 import hashlib
 import os
 import re
-import subprocess
 
-from rftest import Skip, check, clean_log, expect, find_appliance, main, rf, start_guest, write
+from rftest import (check, clean_log, expect, find_appliance, find_generic, main, rf, start_guest,
+                    write)
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-SCRIPT = os.path.join(HERE, '../../tools/appliance.sh')
-
-
-def generic():
-    """An appliance with the kernel that Debian installs on PCs, made once."""
-    folder = os.path.join(os.path.dirname(find_appliance()), 'appliance-generic')
-    if not os.path.exists(os.path.join(folder, 'cmdline')):
-        made = subprocess.run(['sh', SCRIPT, folder, 'linux-image-amd64'], check=False,
-                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if made.returncode:
-            raise Skip(made.stderr.decode().strip().split('\n')[-1])
-    return folder
 
 
 def look_around(appliance, vcpus, memory):
@@ -47,11 +34,11 @@ def test_cloud_kernel_on_two_processors():
 
 
 def test_generic_kernel():
-    look_around(generic(), 1, '1G')
+    look_around(find_generic(), 1, '1G')
 
 
 def test_generic_kernel_on_two_processors():
-    look_around(generic(), 2, '1G')
+    look_around(find_generic(), 2, '1G')
 
 
 def test_what_is_piped_in_before_linux_listens_is_not_lost():
