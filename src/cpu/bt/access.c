@@ -84,10 +84,7 @@ uint8_t *jump_unless_zero(struct tr *t) {
 
 struct cold *cold_new(struct tr *t, const struct item *it) {
     struct cold *cold = &t->cold[t->colds++];
-    *cold = (struct cold){.item = it, .scratched = true};
-    for (unsigned n = 0; n < t->groups; n++)
-        if (t->group[n].probed && t->group[n].last >= it - t->item)
-            cold->kept |= (uint16_t)(1u << t->group[n].reg);
+    *cold = (struct cold){.item = it};
     return cold;
 }
 
@@ -239,7 +236,7 @@ static struct cold *emit_lookup_single(struct tr *t, const struct item *it, cons
     struct cold *cold = cold_new(t, it);
     lend_rcx(t);
     cold->retry = wants_alignment(it) ? 0 : emit_rx(&t->e);
-    cold->from[0] = emit_probe(t, t->s1, a->size, a->write);
+    cold->from = emit_probe(t, t->s1, a->size, a->write);
     cold->rcx_lent = !t->rcx_free;
     cold->operand = operand;
     cold->write = a->write;
@@ -260,7 +257,7 @@ static void emit_lookup_group(struct tr *t, const struct item *it, struct group 
     lend_rcx(t);
     cold->retry = wants_alignment(it) ? 0 : emit_rx(&t->e);
     emit_lea(&t->e, t->s0, t->s0, g->min - a->off);
-    cold->from[0] = emit_probe(t, g->reg, (uint32_t)(g->max - g->min), g->write);
+    cold->from = emit_probe(t, g->reg, (uint32_t)(g->max - g->min), g->write);
     cold->rcx_lent = !t->rcx_free;
     cold->exit = exit;
     cold->write = a->write;

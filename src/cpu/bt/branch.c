@@ -44,7 +44,7 @@ static void emit_find(struct tr *t, struct cold *cold) {
     emit_gs(&t->e, OP_STORE, RCX, BT_OFF(jump_index));
     emit_table(t, RCX, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, tag));
     emit_lea_sum(&t->e, RCX, RCX, t->s1);
-    cold->from[0] = jump_unless_zero(t);
+    cold->from = jump_unless_zero(t);
 }
 
 /* Goes to what was found. */
@@ -83,8 +83,8 @@ static void emit_exit_near(struct tr *t, const struct item *it, int64_t target, 
     if (!cold)
         return;
     align_displacement(t, condition < 0 ? 1 : 2);
-    cold->from[0] = condition < 0 ? emit_jmp(&t->e, 0) : emit_jcc(&t->e, (unsigned)condition, 0);
-    cold->exit->inner = cold->from[0];
+    cold->from = condition < 0 ? emit_jmp(&t->e, 0) : emit_jcc(&t->e, (unsigned)condition, 0);
+    cold->exit->inner = cold->from;
 }
 
 /* Elsewhere: the linear address is that of the page and a distance. */

@@ -43,12 +43,15 @@ struct bt_jumps {
     uint64_t tag[BT_JUMP_SIZE], code[BT_JUMP_SIZE], page[BT_JUMP_SIZE];
 };
 
-/* A place in translated code that calls out, as the call finds it behind itself. */
+/* A place in translated code that calls out; addresses are executable ones. */
 struct bt_site {
     const struct x86_insn *insn;
     uint32_t offset; /* of the instruction in its page */
     uint8_t operand; /* enum bt_operand */
     uint8_t leaves;  /* never comes back: ends the block */
+    uint64_t retry;  /* a look-up, once the inline TLB was refilled */
+    uint64_t out;    /* what to do when it cannot be */
+    uint64_t back;   /* behind the instruction */
 };
 
 /* Which address a site's instruction accesses, for filling the inline TLB. */
@@ -105,7 +108,8 @@ struct bt_cpu {
     /* What FS and GS add to an address; in 32-bit code, what makes it nobody's where there is a
      * limit. */
     uint64_t seg_base[6], seg_limited[6];
-    uint64_t call_out, leave; /* addresses of the two below */
+    uint64_t call_out, leave, leave_linked; /* addresses of those below */
+    const struct bt_site *site;             /* that calls out */
     bool vector;        /* code that runs now has the guest's vector registers in the host's */
     bool vector_wanted; /* the block that was left ended before a vector instruction */
     bool single_wanted; /* or before accesses that straddle pages */
@@ -168,7 +172,8 @@ void bt_refill_read_known(void), bt_refill_write_known(void);
 
 /* entry.c */
 void bt_enter(struct bt_cpu *b, uint64_t code); /* returns when translated code was left */
-void bt_call_out(void), bt_leave(void);         /* jumped to, not called by C */
+/* Jumped to or called by translated code only. */
+void bt_call_out(void), bt_leave(void), bt_leave_linked(void);
 
 /* What a block of code at c.s.rip has to be translated for: BT_KEY_... and the TLB's kind. */
 unsigned bt_mode_key(const struct bt_cpu *b);

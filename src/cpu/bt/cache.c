@@ -149,6 +149,8 @@ static void block_keep(struct bt_cache *cache, struct bt_block *k) {
 static void count_translated(struct bt_cpu *b, const struct bt_block *k, uint64_t start) {
     struct bt_cache *cache = b->cache;
     cache->stats.translated++;
+    cache->stats.code_bytes = cache->used;
+    cache->stats.record_bytes = cache->records_used;
     cache->stats.translate_ns += mono_now() - start;
     if (cache->names && k->entry)
         bt_perfmap_add(cache->names, k->code, (uint64_t)(cache->rw + cache->used - k->entry),

@@ -1,95 +1,214 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What lies behind a region: misses of the inline TLB, calls out, and ways out that are not linked.
+/*
+ * What lies behind a region: misses of the inline TLB, calls out, and ways out that are not linked.
+ * Each is a few instructions that name a record, in s1, and go to one of the region's tails.
  */
 #include "cpu/bt/translate.h"
 
-void emit_call_out(struct tr *t, const struct item *it, enum bt_operand operand, bool leaves) {
-    struct bt_site *site = bt_cache_alloc(t->b->cache, sizeof *site);
+/* ---- records ---- */
+
+/* The instruction where it stays: the translator's own goes with the region. */
+static const struct x86_insn *kept_insn(struct tr *t, const struct item *it) {
+    const struct x86_insn **kept = &t->kept_insn[it - t->item];
+    if (*kept)
+        return *kept;
+    struct x86_insn *copy = bt_cache_alloc(t->b->cache, sizeof *copy);
+    if (copy)
+        *copy = *it->insn;
+    *kept = copy;
+    return copy;
+}
+
+static struct bt_site *site_new(struct tr *t, const struct cold *cold) {
+    const struct x86_insn *insn = kept_insn(t, cold->item);
+    struct bt_site *site = insn ? bt_cache_alloc(t->b->cache, sizeof *site) : NULL;
     if (!site) {
         t->e.full = true;
-        return;
+        return NULL;
     }
-    *site = (struct bt_site){
-        .insn = it->insn, .offset = it->off, .operand = (uint8_t)operand, .leaves = leaves};
+    *site = (struct bt_site){.insn = insn,
+                             .offset = cold->item->off,
+                             .operand = (uint8_t)cold->operand,
+                             .leaves = cold->back == 0,
+                             .retry = cold->retry,
+                             .out = t->tail_out,
+                             .back = cold->back};
+    return site;
+}
+
+static void emit_name(struct tr *t, const void *record) { /* mov s1, imm64 */
+    EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_B, 0xb8 | (t->s1 & 7));
+    emit64(&t->e, (uint64_t)(uintptr_t)record);
+}
+
+static void emit_gs_jump(struct tr *t, uint32_t to) {
+    EMIT(&t->e, 0x65, 0xff, 0x24, 0x25);
+    emit32(&t->e, to);
+}
+
+/* jmp [site + member] */
+static void emit_site_jump(struct tr *t, unsigned member) {
+    emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(site));
+    EMIT(&t->e, REX | (t->s1 >> 3) * REX_B, 0xff, 0x60 | (t->s1 & 7), member);
+}
+
+/* ---- tails ---- */
+
+static void emit_call(struct tr *t) {
     emit_gs(&t->e, OP_STORE, RSP, BT_GPR(RSP));
     emit_gs(&t->e, OP_LOAD, RSP, BT_OFF(host_rsp));
     EMIT(&t->e, 0x65, 0xff, 0x14, 0x25); /* call gs:[call_out] */
     emit32(&t->e, BT_OFF(call_out));
-    emit64(&t->e, (uint64_t)(uintptr_t)site);
 }
+
+static uint32_t group_registers(const struct tr *t) {
+    uint32_t registers = 0;
+    for (unsigned n = 0; n < t->groups; n++)
+        if (t->group[n].probed)
+            registers |= 1u << t->group[n].reg;
+    return registers;
+}
+
+/* The reference engine executes the site's instruction. */
+static void emit_tail_out(struct tr *t) {
+    uint32_t kept = group_registers(t);
+    t->tail_out = emit_rx(&t->e);
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(site));
+    emit_keep(t, kept);
+    emit_unspill(t);
+    return_rcx(t);
+    emit_call(t);
+    emit_spill(t);
+    emit_kept(t, kept);
+    emit_site_jump(t, offsetof(struct bt_site, back));
+}
+
+/* The page of the address in s0 into the inline TLB, and once more (bt_refill_read()); or, when
+ * that cannot be, out. */
+static void emit_tail_miss(struct tr *t, bool write) {
+    const unsigned store_bytes = 9, jump_bytes = 8;
+    t->tail_miss[write] = emit_rx(&t->e);
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(refill_lin));
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(site));
+    EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_R, OP_LEA, 0x05 | (t->s1 & 7) << 3); /* of RIP */
+    emit32(&t->e, store_bytes + jump_bytes);
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(refill_back));
+    emit_gs_jump(t, write ? BT_OFF(refill_wr) : BT_OFF(refill_rd));
+    uint8_t *refilled = emit_jmp(&t->e, 0);
+    emit_site_jump(t, offsetof(struct bt_site, out));
+    emit_land(&t->e, refilled);
+    emit_site_jump(t, offsetof(struct bt_site, retry));
+}
+
+static void emit_tail_leave(struct tr *t) {
+    t->tail_leave = emit_rx(&t->e);
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(link_exit));
+    emit_unspill(t);
+    return_rcx(t);
+    emit_gs_jump(t, BT_OFF(leave_linked));
+}
+
+void emit_tails(struct tr *t) {
+    if (!t->spilled)
+        return;
+    emit_tail_out(t);
+    emit_tail_miss(t, false);
+    emit_tail_miss(t, true);
+    emit_tail_leave(t);
+}
+
+/* ---- calls out ---- */
+
+/* In a region that lends no register. */
+static void emit_call_plain(struct tr *t, const struct cold *cold, const struct bt_site *site) {
+    emit_gs(&t->e, OP_STORE, RAX, BT_OFF(save_rax));
+    EMIT(&t->e, 0x48, 0xb8); /* mov rax, imm64 */
+    emit64(&t->e, (uint64_t)(uintptr_t)site);
+    emit_gs(&t->e, OP_STORE, RAX, BT_OFF(site));
+    emit_gs(&t->e, OP_LOAD, RAX, BT_OFF(save_rax));
+    emit_call(t);
+    if (cold->back)
+        emit_jmp(&t->e, cold->back);
+}
+
+static void emit_out(struct tr *t, const struct cold *cold) {
+    const struct bt_site *site = site_new(t, cold);
+    bool both = cold->poll && cold->from;
+    if (cold->poll) { /* RCX is the guest's */
+        emit_land(&t->e, cold->poll);
+        if (t->spilled)
+            lend_rcx(t);
+    }
+    if (both) {
+        emit_name(t, site);
+        emit_jmp(&t->e, t->tail_out);
+    }
+    if (cold->from) {
+        emit_land(&t->e, cold->from);
+        if (t->spilled && !cold->rcx_lent)
+            lend_rcx(t);
+    }
+    if (!t->spilled) {
+        emit_call_plain(t, cold, site);
+        return;
+    }
+    emit_name(t, site);
+    emit_jmp(&t->e, cold->retry && cold->from ? t->tail_miss[cold->write] : t->tail_out);
+}
+
+/* ---- ways out ---- */
 
 void emit_leave_stub(struct tr *t, const struct bt_exit *exit) {
     emit_gs(&t->e, OP_STORE, RAX, BT_OFF(save_rax));
     EMIT(&t->e, 0x48, 0xb8); /* mov rax, imm64 */
     emit64(&t->e, (uint64_t)(uintptr_t)exit);
-    EMIT(&t->e, 0x65, 0xff, 0x24, 0x25); /* jmp gs:[leave] */
-    emit32(&t->e, BT_OFF(leave));
+    emit_gs_jump(t, BT_OFF(leave));
 }
 
-/* The page of the access into the inline TLB, and once more (bt_refill_read()). Falls through when
- * that cannot be. Nothing but this access sets A and D bits here, whatever else the look-up is for.
- */
-static void emit_refill(struct tr *t, const struct cold *cold) {
-    const unsigned store_bytes = 9, jump_bytes = 8;
-    if (cold->ahead)
-        emit_lea(&t->e, t->s0, t->s0, cold->ahead);
-    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(refill_lin));
-    EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_R, OP_LEA, 0x05 | (t->s1 & 7) << 3); /* of RIP */
-    emit32(&t->e, store_bytes + jump_bytes);
-    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(refill_back));
-    EMIT(&t->e, 0x65, 0xff, 0x24, 0x25);
-    emit32(&t->e, cold->write ? BT_OFF(refill_wr) : BT_OFF(refill_rd));
-    emit_jmp(&t->e, cold->retry);
-}
-
-/* By an exit that may be linked; a poll's must not be. */
-static void emit_exit_cold(struct tr *t, const struct cold *cold) {
-    struct bt_exit *exit = cold->exit;
-    bool near = exit->inner || exit->single;
-    if (near) {
-        while ((uintptr_t)(t->e.p + 1) & 3)
-            emit8(&t->e, 0x90);
-        exit->jump = emit_jmp(&t->e, emit_rx(&t->e) + 5);
-    }
-    emit_leave_stub(t, exit);
-}
-
-static void emit_out_cold(struct tr *t, const struct cold *cold) {
-    emit_call_out(t, cold->item, cold->operand, cold->back == 0);
-    if (!cold->back)
-        return;
-    emit_spill(t);
-    emit_kept(t, cold->kept);
-    emit_jmp(&t->e, cold->back);
-}
-
-/* A marker's way in finds the scratch registers in use, but not RCX. */
-static void emit_ways_in(struct tr *t, const struct cold *cold) {
-    uint8_t *together = NULL;
-    if (cold->poll) {
-        emit_land(&t->e, cold->poll);
-        if (cold->rcx_lent)
-            lend_rcx(t);
-        if (cold->from[0] && cold->retry)
-            together = emit_jmp(&t->e, 0);
-    }
-    if (cold->from[0])
-        emit_land(&t->e, cold->from[0]);
-    if (cold->retry)
-        emit_refill(t, cold);
-    if (together)
-        emit_land(&t->e, together);
-}
-
-void emit_cold(struct tr *t, const struct cold *cold) {
-    emit_ways_in(t, cold);
-    if (!cold->exit && cold->back)
-        emit_keep(t, cold->kept);
+/* By a jump that may be linked. */
+static void emit_exit_linked(struct tr *t, const struct cold *cold) {
     emit_unspill(t);
     if (cold->rcx_lent)
         return_rcx(t);
-    if (cold->exit)
-        emit_exit_cold(t, cold);
-    else
-        emit_out_cold(t, cold);
+    while ((uintptr_t)(t->e.p + 1) & 3)
+        emit8(&t->e, 0x90);
+    cold->exit->jump = emit_jmp(&t->e, emit_rx(&t->e) + 5);
+    emit_leave_stub(t, cold->exit);
+}
+
+/* A group's look-up missed: its page is looked up elsewhere, or each access for itself. Nothing but
+ * the access at hand sets A and D bits, whatever else the look-up is for. */
+static void emit_group_miss(struct tr *t, const struct cold *cold) {
+    struct bt_site *site = cold->retry ? site_new(t, cold) : NULL;
+    emit_land(&t->e, cold->from);
+    if (site) {
+        if (cold->ahead)
+            emit_lea(&t->e, t->s0, t->s0, cold->ahead);
+        emit_name(t, site);
+        emit_jmp(&t->e, t->tail_miss[cold->write]);
+        site->out = emit_rx(&t->e);
+    }
+    emit_exit_linked(t, cold);
+}
+
+/* By a poll or a look-up of the target that missed. */
+static void emit_exit_loose(struct tr *t, const struct cold *cold) {
+    emit_land(&t->e, cold->poll ? cold->poll : cold->from);
+    if (!cold->rcx_lent)
+        lend_rcx(t);
+    emit_name(t, cold->exit);
+    emit_jmp(&t->e, t->tail_leave);
+}
+
+void emit_cold(struct tr *t, const struct cold *cold) {
+    if (!cold->exit) {
+        emit_out(t, cold);
+    } else if (cold->exit->single) {
+        emit_group_miss(t, cold);
+    } else if (cold->exit->inner) {
+        emit_land(&t->e, cold->from);
+        emit_exit_linked(t, cold);
+    } else {
+        emit_exit_loose(t, cold);
+    }
 }

@@ -48,6 +48,7 @@
 #define OPERANDS                                                                                   \
     [cc] "i"(offsetof(struct bt_cpu, c.cc)), [host] "i"(BT_OFF(host_rsp)),                         \
         [to] "i"(BT_OFF(jump_to)), [link] "i"(BT_OFF(link_exit)), [save] "i"(BT_OFF(save_rax)),    \
+        [linked] "i"(BT_OFF(leave_linked)), [site] "i"(BT_OFF(site)),                              \
         [vector] "i"(BT_OFF(vector)), [zmm] "i"(BT_OFF(c.s.fpu.zmm)),                              \
         [mxcsr] "i"(BT_OFF(c.s.fpu.mxcsr)), [hostmxcsr] "i"(BT_OFF(host_mxcsr)), GPR(0), GPR(1),   \
         GPR(2), GPR(3), GPR(4), GPR(5), GPR(6), GPR(7), GPR(8), GPR(9), GPR(10), GPR(11), GPR(12), \
@@ -105,28 +106,33 @@ __attribute__((naked)) void bt_enter(struct bt_cpu *b __attribute__((unused)),
         : OPERANDS);
 }
 
-/* From an exit's stub: RAX is the exit's record, the guest's is in save_rax. Flags are the guest's.
- */
-__attribute__((naked)) void bt_leave(void) {
-    __asm__("movq %%rax, %%gs:%c[link]\n\t"
-            "movq %%gs:%c[save], %%rax\n\t"
-            "movq %%rax, %%gs:%c[gpr0]\n\t"
+/* With the exit's record in link_exit, and all registers and flags the guest's. */
+__attribute__((naked)) void bt_leave_linked(void) {
+    __asm__("movq %%rax, %%gs:%c[gpr0]\n\t"
             "movq %%rsp, %%gs:%c[gpr4]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC VECTORS_OUT
             "movq %%gs:%c[host], %%rsp\n\t" RETURN
             :
             : OPERANDS);
 }
 
+/* From an exit's stub: RAX is the exit's record, the guest's is in save_rax. */
+__attribute__((naked)) void bt_leave(void) {
+    __asm__("movq %%rax, %%gs:%c[link]\n\t"
+            "movq %%gs:%c[save], %%rax\n\t"
+            "jmpq *%%gs:%c[linked]\n\t"
+            :
+            : OPERANDS);
+}
+
 /*
- * Called from a site with the guest's RSP stored and the host's in place; the site's record lies
- * behind the call. At this point RSP is 16-byte aligned.
+ * Called with the guest's RSP stored, the host's in place, and the site's record named. At this
+ * point RSP is 16-byte aligned.
  */
 __attribute__((naked)) void bt_call_out(void) {
     __asm__("movq %%rax, %%gs:%c[gpr0]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC VECTORS_OUT
             "popq %%rax\n\t"
-            "movq (%%rax), %%rsi\n\t"
-            "addq $8, %%rax\n\t"
             "movq %%rax, %%gs:%c[to]\n\t"
+            "movq %%gs:%c[site], %%rsi\n\t"
             "movq (%%rsp), %%rdi\n\t"
             "call bt_site_run\n\t"
             "testb %%al, %%al\n\t"

@@ -151,28 +151,24 @@ static void choose_registers(struct tr *t) {
 
 /* ---- collecting ---- */
 
-enum { GOES_ON, ENDS, NO_ROOM };
-
-static int add(struct tr *t, const uint8_t *page, uint32_t off, uint32_t *used) {
+static bool add(struct tr *t, const uint8_t *page, uint32_t off, uint32_t *used) {
     struct item *it = &t->item[t->count];
-    struct x86_insn *i = bt_cache_alloc(t->b->cache, sizeof *i);
-    if (!i)
-        return NO_ROOM;
+    struct x86_insn *i = &t->insn[t->count];
     it->bytes = page + off;
     it->label = false;
     it->at = NULL;
     if (x86_decode_full(t->b->c.cpuid, t->bits, it->bytes, (unsigned)(PAGE_SIZE - off), i, &it->zi,
                         it->op) == -EAGAIN)
-        return ENDS;
+        return false;
     it->insn = i;
     it->off = off;
     it->kind = bt_classify(t, it);
     item_registers(it);
     if (unused_scratch(*used | it->uses) < 2 && t->count > 0)
-        return ENDS;
+        return false;
     *used |= it->uses;
     t->count++;
-    return GOES_ON;
+    return true;
 }
 
 /* STI holds interrupts back for one instruction: which must be in the region too. */
@@ -184,15 +180,12 @@ static void finish_sti(struct tr *t) {
         }
 }
 
-bool region_collect(struct tr *t, const uint8_t *host) {
+void region_collect(struct tr *t, const uint8_t *host) {
     uint32_t off = t->b->c.s.rip & PAGE_MASK, used = 0;
     const uint8_t *page = host - off;
     t->count = t->groups = 0;
     while (t->count < REGION_INSNS && off < PAGE_SIZE) {
-        int how = add(t, page, off, &used);
-        if (how == NO_ROOM)
-            return false;
-        if (how == ENDS)
+        if (!add(t, page, off, &used))
             break;
         const struct item *it = &t->item[t->count - 1];
         off += it->insn->len;
@@ -201,11 +194,10 @@ bool region_collect(struct tr *t, const uint8_t *host) {
             break;
     }
     if (t->count == 0)
-        return true;
+        return;
     finish_sti(t);
     if (!t->single)
         name_labels(t);
     values_group(t);
     choose_registers(t);
-    return true;
 }

@@ -323,6 +323,7 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->mask_spins = SPINS - 1;
     b->call_out = (uint64_t)(uintptr_t)bt_call_out;
     b->leave = (uint64_t)(uintptr_t)bt_leave;
+    b->leave_linked = (uint64_t)(uintptr_t)bt_leave_linked;
     bt_tlb_init(b);
     if (interp_cpu_init(&b->c, &engine_bt, vm, index, e) < 0) {
         free(b);

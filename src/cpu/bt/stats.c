@@ -49,6 +49,8 @@ void bt_stats_report(const struct bt_world_stats *world, const struct bt_stats *
     }
     fn(arg, "blocks translated", world->translated);
     fn(arg, "microseconds translating", world->translate_ns / 1000);
+    fn(arg, "KiB of code", world->code_bytes >> 10);
+    fn(arg, "KiB of records", world->record_bytes >> 10);
     fn(arg, "code pages written", world->killed_pages);
     fn(arg, "blocks killed", world->killed_blocks);
     fn(arg, "code cache emptied", world->emptied);

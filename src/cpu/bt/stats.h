@@ -23,6 +23,7 @@ struct bt_stats {
 /* A domain's; any thread. */
 struct bt_world_stats {
     _Atomic uint64_t translated, translate_ns;
+    _Atomic uint64_t code_bytes, record_bytes; /* in the cache now */
     _Atomic uint64_t killed_pages, killed_blocks;
     _Atomic uint64_t emptied;
     _Atomic uint64_t stopped, stop_ns;

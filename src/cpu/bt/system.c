@@ -21,7 +21,7 @@ static void emit_sti(struct tr *t, const struct item *it) {
     cold->rcx_lent = !t->rcx_free;
     EMIT(&t->e, 0x65, 0x8b, 0x0c, 0x25); /* mov ecx, gs:[events] */
     emit32(&t->e, BT_OFF(c.v.events));
-    cold->from[0] = jump_unless_zero(t);
+    cold->from = jump_unless_zero(t);
     return_rcx(t);
     emit_flags_without_if(t);
     emit_lea(&t->e, t->s0, t->s0, FLAG_IF);
@@ -39,7 +39,7 @@ static void emit_pause(struct tr *t, const struct item *it) {
     emit_gs(&t->e, OP_STORE, RCX, BT_OFF(spins));
     emit_pext(t, RCX, RCX, BT_OFF(mask_spins));
     EMIT(&t->e, 0xe3, 2, 0xeb, 5); /* jrcxz: over the short jump, which is over the next one */
-    cold->from[0] = emit_jmp(&t->e, 0);
+    cold->from = emit_jmp(&t->e, 0);
     return_rcx(t);
     EMIT(&t->e, 0xf3, 0x90);
     cold->back = emit_rx(&t->e);

@@ -48,15 +48,11 @@ static void emit_rotate(struct tr *t, const struct item *it) {
 
 /* ---- by the reference engine ---- */
 
-static void emit_out(struct tr *t, const struct item *it) {
-    emit_unspill(t);
-    emit_call_out(t, it, it->insn->flags & INSN_MEM ? BT_MEMORY : BT_NONE, false);
-    emit_spill(t);
-}
-
-static void emit_last(struct tr *t, const struct item *it) {
-    emit_unspill(t);
-    emit_call_out(t, it, BT_NONE, true);
+static void emit_out(struct tr *t, const struct item *it, bool leaves) {
+    struct cold *cold = cold_new(t, it);
+    cold->operand = it->insn->flags & INSN_MEM && !leaves ? BT_MEMORY : BT_NONE;
+    cold->from = emit_jmp(&t->e, 0);
+    cold->back = leaves ? 0 : emit_rx(&t->e);
 }
 
 /* Leaves before an instruction, to come back with the vector registers loaded. */
@@ -76,10 +72,10 @@ static void emit_item(struct tr *t, struct item *it) {
     it->at = t->e.p;
     switch (it->kind) {
     case OUT:
-        emit_out(t, it);
+        emit_out(t, it, false);
         break;
     case LAST:
-        emit_last(t, it);
+        emit_out(t, it, true);
         break;
     case SKIP:
         break;
@@ -172,6 +168,7 @@ static void emit_region(struct tr *t) {
     if (!ends_flow(last->kind))
         emit_exit(t, last, last->off + last->insn->len);
     land_forwards(t);
+    emit_tails(t);
     for (unsigned n = 0; n < t->colds; n++)
         emit_cold(t, &t->cold[n]);
     emit_dead(t);
@@ -182,13 +179,13 @@ bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host)
     t.b = b;
     t.block = block;
     t.colds = t.forwards = 0;
+    memset(t.kept_insn, 0, sizeof t.kept_insn);
     t.tlb_kind = block->key & 3;
     t.vector = block->key & BT_KEY_VECTOR;
     t.single = block->key & BT_KEY_SINGLE;
     t.bits = b->c.mode64 ? 64 : 32;
     t.e = bt_cache_emit(b->cache);
-    if (!region_collect(&t, host))
-        return false;
+    region_collect(&t, host);
     if (t.count == 0)
         return true; /* the first instruction crosses into the next page */
     block->spilled = (uint16_t)t.spilled;

@@ -89,16 +89,14 @@ struct group {
 
 /* Code that is reached rarely, put behind the region. */
 struct cold {
-    uint8_t *from[2]; /* displacements of jumps that go here (0: none) */
-    uint64_t back;    /* where to go on; 0: leaves */
-    uint64_t retry;   /* where to try again once the inline TLB was refilled; 0: nowhere */
+    uint8_t *from;  /* displacement of the jump that goes here, or NULL */
+    uint64_t back;  /* where to go on; 0: leaves */
+    uint64_t retry; /* where to try again once the inline TLB was refilled; 0: nowhere */
     const struct item *item;
     struct bt_exit *exit; /* for an exit's stub */
     uint8_t *poll;        /* displacement in the NOP behind a poll, or NULL */
     int32_t ahead;        /* of the address that was looked up, the access */
     enum bt_operand operand;
-    uint16_t kept;  /* registers of groups that are in use beyond */
-    bool scratched; /* scratch registers have to be given back first */
     bool rcx_lent;
     bool write;
 };
@@ -128,6 +126,9 @@ struct tr {
     bool vector;   /* the guest's vector registers are in the host's */
     struct cold cold[REGION_INSNS * 3];
     unsigned colds;
+    struct x86_insn insn[REGION_INSNS];
+    const struct x86_insn *kept_insn[REGION_INSNS]; /* copies among the cache's records */
+    uint64_t tail_out, tail_miss[2], tail_leave;    /* cold.c */
 };
 
 /* REX.W where addresses have 64 bits. */
@@ -142,9 +143,8 @@ int64_t branch_target(const struct item *it); /* relative to the page */
 void item_registers(struct item *it);         /* fills uses and kills */
 
 /* ---- region.c ---- */
-/* Decodes the region at `host`, names its labels and groups and chooses registers. False: no room
- * for records. */
-bool region_collect(struct tr *t, const uint8_t *host);
+/* Decodes the region at `host`, names its labels and groups and chooses registers. */
+void region_collect(struct tr *t, const uint8_t *host);
 /* The instruction at an offset of the page, if the region has it. */
 struct item *region_at(struct tr *t, int64_t off);
 
@@ -184,9 +184,8 @@ struct bt_exit *exit_new(struct tr *t, int64_t target);
 void emit_system_item(struct tr *t, const struct item *it);
 
 /* ---- cold.c ---- */
-/* All registers hold the guest's values. */
-void emit_call_out(struct tr *t, const struct item *it, enum bt_operand operand, bool leaves);
 void emit_leave_stub(struct tr *t, const struct bt_exit *exit);
+void emit_tails(struct tr *t); /* before any of the cold code */
 void emit_cold(struct tr *t, const struct cold *cold);
 
 #endif
