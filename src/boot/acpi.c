@@ -340,6 +340,17 @@ static void dsdt_com1(struct aml *a) {
     aml_end(a);
 }
 
+static void dsdt_pvpanic(struct aml *a) {
+    aml_device_begin(a, "PEVT");
+    aml_name(a, "_HID");
+    aml_string(a, "QEMU0001");
+    aml_name(a, "_CRS");
+    aml_resources_begin(a);
+    aml_io(a, PC_PVPANIC, 1);
+    aml_resources_end(a);
+    aml_end(a);
+}
+
 static void dsdt_virtio_mmio(struct aml *a, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         char name[8];
@@ -379,6 +390,7 @@ static void dsdt_terms(struct aml *a, const struct acpi_params *p) {
     if (p->i8042)
         dsdt_i8042(a);
     dsdt_com1(a);
+    dsdt_pvpanic(a);
     dsdt_virtio_mmio(a, p->virtio_mmio);
     dsdt_processors(a, p->vcpus);
     aml_end(a);

@@ -44,6 +44,7 @@
 #define PC_I8042_CMD 0x64
 #define PC_RTC 0x70
 #define PC_COM1 0x3f8
+#define PC_PVPANIC 0x505
 #define PC_PCI_ADDR 0xcf8
 #define PC_PCI_DATA 0xcfc
 #define PC_PCI_IO 0xc000 /* to the end: where PCI devices' ports are put */

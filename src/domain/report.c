@@ -57,7 +57,10 @@ static void report_console(FILE *f, const struct tail *console) {
 }
 
 void report_crash(FILE *f, const char *name, struct machine *m, const struct tail *console) {
-    fprintf(f, "rf: %s: the guest crashed: triple fault on vCPU %u\n", name, m->stopped_vcpu);
+    if (m->panicked)
+        fprintf(f, "rf: %s: the guest crashed: it announced a panic\n", name);
+    else
+        fprintf(f, "rf: %s: the guest crashed: triple fault on vCPU %u\n", name, m->stopped_vcpu);
     dump_machine(f, m);
     report_console(f, console);
 }

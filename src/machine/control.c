@@ -132,6 +132,7 @@ static void end(struct machine *m, enum machine_end how) {
 
 static void restart(struct machine *m) {
     m->restarts++;
+    m->panicked = false;
     if (machine_reset(m, &m->error) < 0) {
         err_wrap(&m->error, "restart");
         end(m, MACHINE_FAILED);
@@ -167,6 +168,11 @@ static void crash(struct machine *m) {
         restart_or_end(m, m->params.restart_on_crash, MACHINE_CRASHED);
 }
 
+static void panic(struct machine *m) {
+    m->panicked = true;
+    restart_or_end(m, m->params.restart_on_crash, MACHINE_CRASHED);
+}
+
 /* The gravest request counts; with all vCPUs held there is nobody to ask for more. */
 static void handle(struct machine *m, unsigned requests) {
     const struct machine_params *p = &m->params;
@@ -179,6 +185,8 @@ static void handle(struct machine *m, unsigned requests) {
         restart_or_end(m, p->restart_on_power_off, MACHINE_POWERED_OFF);
     else if (requests & MACHINE_REQ_CRASH)
         crash(m);
+    else if (requests & MACHINE_REQ_PANIC)
+        panic(m);
     else if (requests & MACHINE_REQ_RESET)
         restart_or_end(m, p->restart_on_reboot, MACHINE_REBOOTED);
     else if (m->debug)

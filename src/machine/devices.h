@@ -64,8 +64,8 @@ struct machine_devices {
     bool rng;
 };
 
-#define MACHINE_MMIO_MAX                                                                           \
-    4 /* virtio-mmio devices, each with an interrupt line; the rest are on PCI */
+/* Virtio-mmio devices, each with an interrupt line; the rest are on PCI. */
+#define MACHINE_MMIO_MAX 4
 
 /* For machine/pc.c: makes them all, in the order in which guests shall find them. */
 int machine_add_devices(struct machine *m, struct err *e);

@@ -27,6 +27,7 @@
 #include "dev/pci_msi.h"
 #include "dev/pic8259.h"
 #include "dev/pit8254.h"
+#include "dev/pvpanic.h"
 #include "dev/testdev.h"
 #include "dev/uart16550.h"
 #include "machine/devices.h"
@@ -127,6 +128,10 @@ static void on_power_off(void *arg) {
     machine_request(arg, MACHINE_REQ_POWER_OFF);
 }
 
+static void on_panic(void *arg) {
+    machine_request(arg, MACHINE_REQ_PANIC);
+}
+
 static void on_debug_exit(void *arg, uint32_t value) {
     struct machine *m = arg;
 
@@ -200,6 +205,7 @@ static bool make_consoles(struct machine *m, struct err *e) {
     return machine_add(m, uart16550_new(m->mem, m->clock, PC_COM1, isa_line(m, PC_IRQ_COM1),
                                         p->serial, e)) &&
            machine_add(m, debugcon_new(m->mem, DEBUGCON_PORT, p->debugcon, e)) &&
+           machine_add(m, pvpanic_new(m->mem, on_panic, m, e)) &&
            (!p->debug_exit || machine_add(m, debug_exit_new(m->mem, on_debug_exit, m, e))) &&
            (!p->testdev || machine_add(m, testdev_new(m->mem, gsi, e)));
 }

@@ -34,7 +34,7 @@ enum machine_end {
     MACHINE_ALIVE,
     MACHINE_POWERED_OFF, /* by the guest */
     MACHINE_REBOOTED,    /* by the guest, and the policy is not to start again */
-    MACHINE_CRASHED,     /* triple fault */
+    MACHINE_CRASHED,     /* triple fault, or a panic that it announced (m->panicked) */
     MACHINE_DEBUG_EXIT,  /* by the guest; `exit_value` is what it wrote */
     MACHINE_FAILED,      /* the host or the engine could not go on; `error` says why */
 };
@@ -85,6 +85,7 @@ struct machine {
     pthread_mutex_t lock; /* over requests */
     unsigned requests;    /* what devices and vCPUs asked for, as bits */
     uint32_t exit_value;
+    bool panicked;         /* the crash is one that the guest announced */
     unsigned stopped_vcpu; /* the one that crashed, failed or hit a debug point */
 
     enum machine_end end;
@@ -122,6 +123,7 @@ enum {
     MACHINE_REQ_DEBUG_EXIT = 8,
     MACHINE_REQ_CRASH = 16,
     MACHINE_REQ_FAILED = 32,
+    MACHINE_REQ_PANIC = 64,
 };
 void machine_request(struct machine *m, unsigned request);
 

@@ -5,8 +5,8 @@ import os
 import shutil
 import subprocess
 
-from rftest import (Skip, check, clean_log, expect, find_appliance, main, rf, start_guest, workdir,
-                    write)
+from rftest import (HALT, LIMIT, Skip, check, clean_log, expect, find_appliance, in8, main, rf, rom,
+                    start_guest, workdir, write)
 
 MIB = 1 << 20
 CMDLINE = 'console=ttyS0 '
@@ -184,6 +184,16 @@ def test_entropy():
         one, two = (g.run('head -c 512 /dev/hwrng | sha256sum') for _ in range(2))
         check(one != two, one)
         g.end('poweroff -f', 0)
+
+
+def test_a_panic_is_announced():
+    with guest() as g:
+        g.wait_for_shell()
+        g.run('lsmod | grep -q pvpanic')
+        g.type('echo c >/proc/sysrq-trigger')
+        _, err = g.p.communicate(timeout=LIMIT)
+        check(g.p.returncode == 3 and b'it announced a panic' in err, g.p.returncode, err)
+    expect(rf('run', '--bios', rom(in8(0x505) + b'\xee' + HALT)), 3, 'it announced a panic')
 
 
 def test_disks_that_will_not_do():
