@@ -56,6 +56,8 @@ const struct config_key config_keys[] = {
      AT(perf_map), NULL},
     {"memory", NULL, "SIZE", "RAM: 512M, 1G, or a bare number of MiB (512M)", true, T_SIZE,
      AT(memory), NULL},
+    {"maxmem", NULL, "SIZE", "RAM of which the guest gives back what is beyond memory (memory)",
+     true, T_SIZE, AT(maxmem), NULL},
     {"vcpus", NULL, "N", "virtual CPUs, 1 to 254 (1)", true, T_COUNT, AT(vcpus), NULL},
     {"cpu", NULL, "MODEL[,+f,-f]", "host, x86-64-v2, x86-64-v3 and features to add or drop (host)",
      true, T_STRING, AT(cpu), NULL},
@@ -80,12 +82,14 @@ const struct config_key config_keys[] = {
      T_STRING, AT(virtio), "pci|pci-modern|mmio"},
     {"vif", NULL, "SPEC", "a network interface: user, tap=, bridge=, switch=, socket, none (user)",
      true, T_LIST, AT(vifs), NULL},
-    {"share", "p9", "SPEC", "a folder for guests to mount: DIR, or tag=T,path=DIR,access=ro,uid=G:H",
-     true, T_LIST, AT(shares), NULL},
-    {"console", NULL, "stdio|pty|file:F|unix:F|none", "what the virtio console hvc0 is (none)", true,
-     T_CHARDEV, AT(console), NULL},
-    {"channel", NULL, "SPEC", "a port for the guest's programs: name=N,connection=pty|socket,path=F",
-     true, T_LIST, AT(channels), NULL},
+    {"share", "p9", "SPEC",
+     "a folder for guests to mount: DIR, or tag=T,path=DIR,access=ro,uid=G:H", true, T_LIST,
+     AT(shares), NULL},
+    {"console", NULL, "stdio|pty|file:F|unix:F|none", "what the virtio console hvc0 is (none)",
+     true, T_CHARDEV, AT(console), NULL},
+    {"channel", NULL, "SPEC",
+     "a port for the guest's programs: name=N,connection=pty|socket,path=F", true, T_LIST,
+     AT(channels), NULL},
     {"vsock", NULL, "[path=]F[,cid=N]", "sockets to the guest: F, and F_PORT for those it reaches",
      true, T_STRING, AT(vsock), NULL},
     {"debug-exit", NULL, NULL, "a write of V to port 0xf4 ends the run with status (V<<1)|1", true,
@@ -590,10 +594,11 @@ static int check_host_memory(const struct config *c, struct err *e) {
     if (sysinfo(&si) < 0)
         return err_set(e, errno, "memory: sysinfo");
     host = ((uint64_t)si.totalram + si.totalswap) * si.mem_unit;
-    if (c->memory <= host)
+    if (MAX(c->memory, c->maxmem) <= host)
         return 0;
     return err_set(e, 0, "memory: %lluM is more than this host has (%lluM with swap)",
-                   (unsigned long long)c->memory >> 20, (unsigned long long)host >> 20);
+                   (unsigned long long)MAX(c->memory, c->maxmem) >> 20,
+                   (unsigned long long)host >> 20);
 }
 
 /* The resolver takes port numbers modulo 2^16. */
@@ -624,6 +629,8 @@ int config_check(struct config *c, struct err *e) {
         return err_set(e, 0, "ramdisk: there is no kernel to load it; add --kernel FILE");
     if (c->gdb_wait && !c->gdb)
         return err_set(e, 0, "gdb-wait: nobody could continue the guest; add --gdb [HOST]:PORT");
+    if (c->maxmem && c->maxmem < c->memory)
+        return err_set(e, 0, "maxmem: it is less than memory");
     if (check_gdb(c, e) < 0 || check_host_memory(c, e) < 0)
         return -1;
     return check_cpu(c, e);

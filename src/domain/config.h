@@ -38,6 +38,7 @@ struct config {
     char *vsock;                       /* likewise; NULL: none */
     char *console;                     /* never NULL */
     uint64_t memory;                   /* bytes */
+    uint64_t maxmem;                   /* bytes; 0: as memory */
     uint64_t code_cache;               /* bytes */
     uint64_t vcpus;
     uint64_t timeout_ms; /* 0: none */

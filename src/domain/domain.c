@@ -152,7 +152,8 @@ static int open_devices(struct domain *d, struct err *e) {
     const struct config *c = d->config;
 
     d->devices.transport = transport(c);
-    d->devices.rng = true;
+    d->devices.rng = d->devices.balloon = true;
+    d->devices.balloon_target = c->maxmem > c->memory ? c->maxmem - c->memory : 0;
     d->disks = disks_open(c->disks.items, c->disks.count, e);
     if (!d->disks)
         return -1;
@@ -176,7 +177,7 @@ static int make_machine(struct domain *d, struct err *e) {
     struct machine_params p = {
         .engine = engine,
         .cpu = c->cpu,
-        .memory = c->memory,
+        .memory = MAX(c->memory, c->maxmem),
         .vcpus = (unsigned)c->vcpus,
         .code_cache = c->code_cache,
         .perf_map = c->perf_map,

@@ -11,6 +11,7 @@
 #include "dev/pc_layout.h"
 #include "dev/pci.h"
 #include "machine/pc.h"
+#include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/mmio.h"
@@ -43,6 +44,14 @@ static int plug(struct machine *m, struct virtio_device *d, struct err *e) {
 
 static int add_rng(struct machine *m, struct err *e) {
     return plug(m, virtio_rng_new(m->mem, m->loop, e), e);
+}
+
+static int add_balloon(struct machine *m, uint64_t target, struct err *e) {
+    struct virtio_device *d = virtio_balloon_new(m->mem, m->loop, e);
+
+    if (d && target)
+        virtio_balloon_set_target(d, target);
+    return plug(m, d, e);
 }
 
 static int add_disk(struct machine *m, const struct machine_disk *disk, struct err *e) {
@@ -95,5 +104,7 @@ int machine_add_devices(struct machine *m, struct err *e) {
             return err_wrap(e, "network interface %u", i);
     if (add_channels(m, d, e) < 0)
         return -1;
+    if (d->balloon && add_balloon(m, d->balloon_target, e) < 0)
+        return err_wrap(e, "balloon");
     return d->rng ? add_rng(m, e) : 0;
 }

@@ -61,7 +61,8 @@ struct machine_devices {
     const struct virtio_console_port *ports; /* their streams are on the machine's loop */
     unsigned port_count;
     struct machine_vsock vsock;
-    bool rng;
+    bool rng, balloon;
+    uint64_t balloon_target; /* bytes that the guest shall give back at once */
 };
 
 /* Virtio-mmio devices, each with an interrupt line; the rest are on PCI. */
