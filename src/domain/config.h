@@ -30,7 +30,7 @@ struct config {
     char *root, *extra; /* the older way to write cmdline; folded in by config_check */
     char *serial, *debugcon, *display; /* never NULL */
     char *gdb;                         /* [host]:port, or NULL */
-    char *virtio;                      /* never NULL */
+    char *virtio, *watchdog;           /* never NULL */
     struct config_list disks;          /* as in domain/disks.h */
     struct config_list vifs;           /* as in domain/vif.h */
     struct config_list shares;         /* as in domain/shares.h */

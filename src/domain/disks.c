@@ -152,11 +152,12 @@ int disk_spec_parse(struct disk_spec *s, const char *text, struct err *e) {
 
     *s = (struct disk_spec){0};
     r = parse(s, copy, e);
-    if (r == 0 && !s->target)
-        r = err_set(e, 0, "there is no file: FILE, or target=FILE");
-    if (r < 0)
-        disk_spec_free(s);
-    return r;
+    if (r == 0 && s->target)
+        return 0;
+    if (r == 0)
+        err_set(e, 0, "there is no file: FILE, or target=FILE");
+    disk_spec_free(s);
+    return -1;
 }
 
 void disk_spec_free(struct disk_spec *s) {

@@ -147,11 +147,18 @@ static enum machine_transport transport(const struct config *c) {
     return strcmp(c->virtio, "pci") == 0 ? MACHINE_PCI : MACHINE_PCI_MODERN;
 }
 
+static enum machine_watchdog watchdog(const struct config *c) {
+    if (strcmp(c->watchdog, "reset") == 0)
+        return WATCHDOG_RESET;
+    return strcmp(c->watchdog, "none") == 0 ? WATCHDOG_NONE : WATCHDOG_POWER_OFF;
+}
+
 /* The back ends of what differs from domain to domain. */
 static int open_devices(struct domain *d, struct err *e) {
     const struct config *c = d->config;
 
     d->devices.transport = transport(c);
+    d->devices.watchdog = watchdog(c);
     d->devices.rng = d->devices.balloon = true;
     d->devices.balloon_target = c->maxmem > c->memory ? c->maxmem - c->memory : 0;
     d->disks = disks_open(c->disks.items, c->disks.count, e);

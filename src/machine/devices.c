@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "dev/i6300esb.h"
 #include "dev/ioapic.h"
 #include "dev/pc_layout.h"
 #include "dev/pci.h"
@@ -91,6 +92,21 @@ static int add_channels(struct machine *m, const struct machine_devices *d, stru
     return 0;
 }
 
+static void on_watchdog(void *arg) {
+    struct machine *m = arg;
+    bool reset = m->params.devices->watchdog == WATCHDOG_RESET;
+
+    machine_request(m, reset ? MACHINE_REQ_RESET : MACHINE_REQ_POWER_OFF);
+}
+
+static int add_watchdog(struct machine *m, struct err *e) {
+    int slot = pci_free_slot(m->pci);
+    uint8_t devfn = PCI_DEVFN(slot < 0 ? 0 : slot, 0);
+
+    return machine_add(m, i6300esb_new(m->mem, m->clock, m->pci, devfn, on_watchdog, m, e)) ? 0
+                                                                                            : -1;
+}
+
 int machine_add_devices(struct machine *m, struct err *e) {
     const struct machine_devices *d = m->params.devices;
 
@@ -106,5 +122,7 @@ int machine_add_devices(struct machine *m, struct err *e) {
         return -1;
     if (d->balloon && add_balloon(m, d->balloon_target, e) < 0)
         return err_wrap(e, "balloon");
+    if (d->watchdog != WATCHDOG_NONE && add_watchdog(m, e) < 0)
+        return err_wrap(e, "watchdog");
     return d->rng ? add_rng(m, e) : 0;
 }

@@ -50,6 +50,9 @@ struct machine_vsock {
     struct loop *loop;
 };
 
+/* What follows when the guest lets its watchdog run out. */
+enum machine_watchdog { WATCHDOG_NONE, WATCHDOG_RESET, WATCHDOG_POWER_OFF };
+
 struct machine_devices {
     enum machine_transport transport;
     const struct machine_disk *disks;
@@ -61,6 +64,7 @@ struct machine_devices {
     const struct virtio_console_port *ports; /* their streams are on the machine's loop */
     unsigned port_count;
     struct machine_vsock vsock;
+    enum machine_watchdog watchdog; /* none: there isn't one */
     bool rng, balloon;
     uint64_t balloon_target; /* bytes that the guest shall give back at once */
 };
