@@ -37,11 +37,12 @@ static void set_string(char **field, const char *value) {
 /* --- what it is connected to --- */
 
 static int set_kind(struct vif *v, enum vif_kind kind, const char *target, struct err *e) {
-    if (v->target || v->kind == VIF_NONE)
+    if (v->kind_given)
         return err_set(e, 0, "one interface has one other end; repeat --vif for another one");
     if (target && !*target)
         return err_set(e, 0, "it needs a name");
     v->kind = kind;
+    v->kind_given = true;
     if (target)
         set_string(&v->target, target);
     return 0;

@@ -17,6 +17,7 @@ enum vif_kind { VIF_USER, VIF_NONE, VIF_TAP, VIF_BRIDGE, VIF_SWITCH, VIF_LISTEN,
 
 struct vif {
     enum vif_kind kind;
+    bool kind_given;
     char *target; /* interface, bridge, switch or address; NULL for user and none */
     uint8_t mac[6];
     bool mac_given;

@@ -181,7 +181,7 @@ static void tap_set_front(struct net *n, unsigned can, unsigned queues) {
 
 /* --- the interface --- */
 
-static void look_at(struct tap *t, const struct nlmsghdr *h) {
+static void look_at(struct tap *t, struct nlmsghdr *h) {
     const struct ifinfomsg *i = NLMSG_DATA(h);
 
     if (h->nlmsg_len < NLMSG_LENGTH(sizeof(*i)) || (unsigned)i->ifi_index != t->index)
@@ -199,7 +199,7 @@ static void on_netlink(void *arg, int fd, uint32_t events) {
     unsigned len = got > 0 ? (unsigned)got : 0;
 
     (void)events;
-    for (const struct nlmsghdr *h = (const void *)buf; NLMSG_OK(h, len); h = NLMSG_NEXT(h, len))
+    for (struct nlmsghdr *h = (void *)buf; NLMSG_OK(h, len); h = NLMSG_NEXT(h, len))
         look_at(t, h);
 }
 

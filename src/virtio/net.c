@@ -307,22 +307,23 @@ static bool hopeless(const struct virtio_net *n, const struct virtq *q, unsigned
     return virtio_has(&n->d, NET_F_MRG_RXBUF) ? count >= q->size : count > 0;
 }
 
+/* Notifications are asked for while all that is there is popped: for the next one, that is. */
 static bool fill_one(struct virtio_net *n, struct virtq *q, const struct net_frame *f) {
     size_t need = header_len(&n->d) + f->len;
     unsigned count;
+    bool more, drop;
 
-    virtq_notify_off(q);
     do {
+        virtq_notify_off(q);
         if (gather(n, q, need, &count)) {
             fill(n, q, count, f);
             return true;
         }
-        bool drop = hopeless(n, q, count);
+        drop = hopeless(n, q, count);
+        more = !drop && virtq_notify_on(q);
         give_back(n, q, count);
-        if (drop)
-            return true;
-    } while (virtq_notify_on(q));
-    return false;
+    } while (more);
+    return drop;
 }
 
 /* Drops what no guest waits for; keeps what comes while the machine is held. */
