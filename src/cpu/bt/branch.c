@@ -68,6 +68,11 @@ static void align_displacement(struct tr *t, unsigned opcode_bytes) {
         emit8(&t->e, 0x90);
 }
 
+uint8_t *emit_aligned_jump(struct tr *t) {
+    align_displacement(t, 1);
+    return emit_jmp(&t->e, 0);
+}
+
 static struct cold *exit_cold(struct tr *t, const struct item *it, int64_t target) {
     struct bt_exit *exit = exit_new(t, target);
     if (!exit)
@@ -82,8 +87,12 @@ static void emit_exit_near(struct tr *t, const struct item *it, int64_t target, 
     struct cold *cold = exit_cold(t, it, target);
     if (!cold)
         return;
-    align_displacement(t, condition < 0 ? 1 : 2);
-    cold->from = condition < 0 ? emit_jmp(&t->e, 0) : emit_jcc(&t->e, (unsigned)condition, 0);
+    if (condition < 0) {
+        cold->from = emit_aligned_jump(t);
+    } else {
+        align_displacement(t, 2);
+        cold->from = emit_jcc(&t->e, (unsigned)condition, 0);
+    }
     cold->exit->inner = cold->from;
 }
 
@@ -247,9 +256,27 @@ static void point(uint8_t *displacement, const uint8_t *to) {
                      __ATOMIC_RELAXED);
 }
 
-void bt_link(struct bt_exit *exit, const struct bt_block *to) {
-    if (exit->inner && exit->spilled == to->spilled)
+/* From the registers that one region lends to those of another: the others change hands. */
+static uint8_t *emit_bridge(struct emit *e, const struct bt_exit *exit, const struct bt_block *to) {
+    uint8_t *at = e->p;
+    for (unsigned r = 0; r < 16; r++)
+        if (exit->spilled & ~to->spilled & 1u << r)
+            emit_gs(e, OP_LOAD, r, BT_OFF(save) + 8u * r);
+    for (unsigned r = 0; r < 16; r++)
+        if (to->spilled & ~exit->spilled & 1u << r)
+            emit_gs(e, OP_STORE, r, BT_OFF(save) + 8u * r);
+    emit_jmp(e, (uint64_t)to->inner + (uint64_t)e->to_rx);
+    return e->full ? NULL : at;
+}
+
+void bt_link(struct bt_cache *cache, struct bt_exit *exit, const struct bt_block *to) {
+    if (exit->spilled == to->spilled) {
         point(exit->inner, to->inner);
-    else if (exit->jump)
-        point(exit->jump, to->entry);
+        return;
+    }
+    struct emit e = bt_cache_lock_emit(cache);
+    uint8_t *bridge = emit_bridge(&e, exit, to);
+    bt_cache_unlock_emitted(cache, bridge ? &e : NULL);
+    if (bridge)
+        point(exit->inner, bridge);
 }

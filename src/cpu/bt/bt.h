@@ -58,17 +58,16 @@ struct bt_site {
 enum bt_operand { BT_NONE, BT_MEMORY, BT_PUSH, BT_POP, BT_FRAME };
 
 /*
- * A way out of a block: to a known offset in the same linear page, or beyond its ends. It can be
- * linked to a block by one of two jumps: with the registers that its own block lent still lent, or
- * with all registers given back.
+ * A way out of a block: to a known offset in the same linear page, or beyond its ends. Once it is
+ * linked to a block, the registers that both lend stay lent.
  */
 struct bt_exit {
     struct bt_block *block;
-    uint8_t *inner, *jump; /* their displacements (writable); NULL: not to be linked that way */
-    int32_t target;        /* relative to the page's linear address */
-    uint16_t spilled;      /* the registers that its block lent */
-    bool vector;           /* what follows wants the guest's vector registers in the host's */
-    bool single;           /* what follows accesses memory that straddles pages */
+    uint8_t *inner;   /* displacement of its jump (writable); NULL: not to be linked */
+    int32_t target;   /* relative to the page's linear address */
+    uint16_t spilled; /* the registers that its block lent */
+    bool vector;      /* what follows wants the guest's vector registers in the host's */
+    bool single;      /* what follows accesses memory that straddles pages */
 };
 
 struct bt_block {
@@ -83,6 +82,9 @@ struct bt_block {
     bool alive;
     struct bt_block *hash_next, *page_next;
 };
+
+/* Kinds of code that regions share (cold.c). */
+enum { BT_TAIL_OUT, BT_TAIL_READ, BT_TAIL_WRITE, BT_TAIL_LEAVE, BT_TAILS };
 
 struct bt_cache;
 
@@ -223,7 +225,7 @@ void bt_signals_prepare(struct bt_cpu *b);
  */
 bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host);
 /* branch.c: from now on an exit goes to a block, without coming back to the loop. */
-void bt_link(struct bt_exit *exit, const struct bt_block *to);
+void bt_link(struct bt_cache *cache, struct bt_exit *exit, const struct bt_block *to);
 
 /* ---- cache.c: where code and its records live ---- */
 
@@ -233,6 +235,12 @@ struct emit bt_cache_emit(struct bt_cache *cache);
 void bt_cache_emitted(struct bt_cache *cache, const struct emit *e);
 /* Zeroed memory that lives until the cache is emptied; NULL when there is none left. */
 void *bt_cache_alloc(struct bt_cache *cache, size_t bytes);
+/* The same under the cache's lock, for little; NULL for nothing. */
+struct emit bt_cache_lock_emit(struct bt_cache *cache);
+void bt_cache_unlock_emitted(struct bt_cache *cache, const struct emit *e);
+/* Code that regions share, by a key that is not 0: where it is (executable), or 0. */
+uint64_t bt_cache_tail(struct bt_cache *cache, uint64_t key);
+void bt_cache_keep_tail(struct bt_cache *cache, uint64_t key, uint64_t code);
 bool bt_cache_holds(const struct bt_cache *cache, uint64_t code);
 /* The living block with this key, made when there is none. NULL: the cache was emptied, try again.
  */

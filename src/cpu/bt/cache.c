@@ -16,6 +16,7 @@
 #include "cpu/x86/interp.h"
 
 #define HASH_SIZE 65536u
+#define TAIL_BITS 12
 #define CODE_MARGIN (64u << 10) /* more than any block takes */
 
 struct bt_cache {
@@ -28,7 +29,10 @@ struct bt_cache {
     _Atomic unsigned flushes;
     struct bt_block *hash[HASH_SIZE];
     struct bt_block *page[HASH_SIZE]; /* by backing page */
-    struct bt_perfmap *names;         /* NULL: nobody asked for them */
+    struct tail {
+        uint64_t key, code;
+    } tail[1u << TAIL_BITS];
+    struct bt_perfmap *names; /* NULL: nobody asked for them */
     struct bt_world_stats stats;
 };
 
@@ -90,6 +94,7 @@ void bt_cache_empty(struct bt_cache *cache) {
     memset(cache->hash, 0, sizeof cache->hash);
     memset(cache->page, 0, sizeof cache->page);
     memset(cache->records, 0, cache->records_used);
+    memset(cache->tail, 0, sizeof cache->tail);
     cache->used = cache->records_used = 0;
     atomic_fetch_add(&cache->flushes, 1);
     pthread_mutex_unlock(&cache->lock);
@@ -107,6 +112,31 @@ struct emit bt_cache_emit(struct bt_cache *cache) {
 
 void bt_cache_emitted(struct bt_cache *cache, const struct emit *e) {
     cache->used = align_up((uint64_t)(e->p - cache->rw), 16);
+}
+
+struct emit bt_cache_lock_emit(struct bt_cache *cache) {
+    pthread_mutex_lock(&cache->lock);
+    return bt_cache_emit(cache);
+}
+
+void bt_cache_unlock_emitted(struct bt_cache *cache, const struct emit *e) {
+    if (e)
+        bt_cache_emitted(cache, e);
+    pthread_mutex_unlock(&cache->lock);
+}
+
+static struct tail *tail_slot(struct bt_cache *cache, uint64_t key) {
+    const uint64_t golden = 0x9e3779b97f4a7c15;
+    return &cache->tail[key * golden >> (64 - TAIL_BITS)];
+}
+
+uint64_t bt_cache_tail(struct bt_cache *cache, uint64_t key) {
+    const struct tail *t = tail_slot(cache, key);
+    return t->key == key ? t->code : 0;
+}
+
+void bt_cache_keep_tail(struct bt_cache *cache, uint64_t key, uint64_t code) {
+    *tail_slot(cache, key) = (struct tail){key, code};
 }
 
 void *bt_cache_alloc(struct bt_cache *cache, size_t bytes) {

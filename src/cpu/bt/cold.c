@@ -31,7 +31,7 @@ static struct bt_site *site_new(struct tr *t, const struct cold *cold) {
                              .operand = (uint8_t)cold->operand,
                              .leaves = cold->back == 0,
                              .retry = cold->retry,
-                             .out = t->tail_out,
+                             .out = t->tail[BT_TAIL_OUT],
                              .back = cold->back};
     return site;
 }
@@ -72,7 +72,6 @@ static uint32_t group_registers(const struct tr *t) {
 /* The reference engine executes the site's instruction. */
 static void emit_tail_out(struct tr *t) {
     uint32_t kept = group_registers(t);
-    t->tail_out = emit_rx(&t->e);
     emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(site));
     emit_keep(t, kept);
     emit_unspill(t);
@@ -85,15 +84,14 @@ static void emit_tail_out(struct tr *t) {
 
 /* The page of the address in s0 into the inline TLB, and once more (bt_refill_read()); or, when
  * that cannot be, out. */
-static void emit_tail_miss(struct tr *t, bool write) {
+static void emit_tail_miss(struct tr *t, uint32_t refill) {
     const unsigned store_bytes = 9, jump_bytes = 8;
-    t->tail_miss[write] = emit_rx(&t->e);
     emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(refill_lin));
     emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(site));
     EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_R, OP_LEA, 0x05 | (t->s1 & 7) << 3); /* of RIP */
     emit32(&t->e, store_bytes + jump_bytes);
     emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(refill_back));
-    emit_gs_jump(t, write ? BT_OFF(refill_wr) : BT_OFF(refill_rd));
+    emit_gs_jump(t, refill);
     uint8_t *refilled = emit_jmp(&t->e, 0);
     emit_site_jump(t, offsetof(struct bt_site, out));
     emit_land(&t->e, refilled);
@@ -101,20 +99,47 @@ static void emit_tail_miss(struct tr *t, bool write) {
 }
 
 static void emit_tail_leave(struct tr *t) {
-    t->tail_leave = emit_rx(&t->e);
     emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(link_exit));
     emit_unspill(t);
     return_rcx(t);
     emit_gs_jump(t, BT_OFF(leave_linked));
 }
 
+static void emit_tail(struct tr *t, unsigned which) {
+    if (which == BT_TAIL_OUT)
+        emit_tail_out(t);
+    else if (which == BT_TAIL_LEAVE)
+        emit_tail_leave(t);
+    else
+        emit_tail_miss(t, which == BT_TAIL_READ ? BT_OFF(refill_rd) : BT_OFF(refill_wr));
+}
+
+/* What a tail depends on; never 0. */
+static uint64_t tail_key(const struct tr *t, unsigned which) {
+    uint64_t key = which | t->s0 << 2 | t->s1 << 6 | 1u << 10;
+    if (which == BT_TAIL_OUT || which == BT_TAIL_LEAVE)
+        key |= (uint64_t)t->spilled << 16 | (uint64_t)t->rcx_free << 11;
+    if (which == BT_TAIL_OUT)
+        key |= (uint64_t)group_registers(t) << 32;
+    return key;
+}
+
 void emit_tails(struct tr *t) {
-    if (!t->spilled)
-        return;
-    emit_tail_out(t);
-    emit_tail_miss(t, false);
-    emit_tail_miss(t, true);
-    emit_tail_leave(t);
+    for (unsigned n = 0; n < BT_TAILS && t->spilled; n++) {
+        uint64_t key = tail_key(t, n);
+        t->tail[n] = bt_cache_tail(t->b->cache, key);
+        t->tail_new[n] = t->tail[n] ? 0 : key;
+        if (t->tail[n])
+            continue;
+        t->tail[n] = emit_rx(&t->e);
+        emit_tail(t, n);
+    }
+}
+
+void keep_tails(struct tr *t) {
+    for (unsigned n = 0; n < BT_TAILS && t->spilled; n++)
+        if (t->tail_new[n])
+            bt_cache_keep_tail(t->b->cache, t->tail_new[n], t->tail[n]);
 }
 
 /* ---- calls out ---- */
@@ -141,7 +166,7 @@ static void emit_out(struct tr *t, const struct cold *cold) {
     }
     if (both) {
         emit_name(t, site);
-        emit_jmp(&t->e, t->tail_out);
+        emit_jmp(&t->e, t->tail[BT_TAIL_OUT]);
     }
     if (cold->from) {
         emit_land(&t->e, cold->from);
@@ -153,7 +178,8 @@ static void emit_out(struct tr *t, const struct cold *cold) {
         return;
     }
     emit_name(t, site);
-    emit_jmp(&t->e, cold->retry && cold->from ? t->tail_miss[cold->write] : t->tail_out);
+    emit_jmp(&t->e, cold->retry && cold->from ? t->tail[cold->write ? BT_TAIL_WRITE : BT_TAIL_READ]
+                                              : t->tail[BT_TAIL_OUT]);
 }
 
 /* ---- ways out ---- */
@@ -165,50 +191,47 @@ void emit_leave_stub(struct tr *t, const struct bt_exit *exit) {
     emit_gs_jump(t, BT_OFF(leave));
 }
 
-/* By a jump that may be linked. */
-static void emit_exit_linked(struct tr *t, const struct cold *cold) {
-    emit_unspill(t);
-    if (cold->rcx_lent)
-        return_rcx(t);
-    while ((uintptr_t)(t->e.p + 1) & 3)
-        emit8(&t->e, 0x90);
-    cold->exit->jump = emit_jmp(&t->e, emit_rx(&t->e) + 5);
-    emit_leave_stub(t, cold->exit);
+/* Not linked yet, or never. */
+static void emit_unlinked(struct tr *t, const struct cold *cold) {
+    if (!t->spilled) {
+        emit_leave_stub(t, cold->exit);
+        return;
+    }
+    if (!cold->rcx_lent)
+        lend_rcx(t);
+    emit_name(t, cold->exit);
+    emit_jmp(&t->e, t->tail[BT_TAIL_LEAVE]);
 }
 
-/* A group's look-up missed: its page is looked up elsewhere, or each access for itself. Nothing but
- * the access at hand sets A and D bits, whatever else the look-up is for. */
-static void emit_group_miss(struct tr *t, const struct cold *cold) {
+/* A group's look-up missed: its page is looked up elsewhere, or each access for itself, by an exit
+ * that may be linked. Nothing but the access at hand sets A and D bits, whatever else the look-up
+ * is for. */
+static void emit_group_miss(struct tr *t, struct cold *cold) {
     struct bt_site *site = cold->retry ? site_new(t, cold) : NULL;
     emit_land(&t->e, cold->from);
     if (site) {
         if (cold->ahead)
             emit_lea(&t->e, t->s0, t->s0, cold->ahead);
         emit_name(t, site);
-        emit_jmp(&t->e, t->tail_miss[cold->write]);
+        emit_jmp(&t->e, t->tail[cold->write ? BT_TAIL_WRITE : BT_TAIL_READ]);
         site->out = emit_rx(&t->e);
     }
-    emit_exit_linked(t, cold);
+    if (cold->rcx_lent)
+        return_rcx(t);
+    cold->rcx_lent = false;
+    cold->exit->inner = emit_aligned_jump(t);
+    emit_land(&t->e, cold->exit->inner);
+    emit_unlinked(t, cold);
 }
 
-/* By a poll or a look-up of the target that missed. */
-static void emit_exit_loose(struct tr *t, const struct cold *cold) {
-    emit_land(&t->e, cold->poll ? cold->poll : cold->from);
-    if (!cold->rcx_lent)
-        lend_rcx(t);
-    emit_name(t, cold->exit);
-    emit_jmp(&t->e, t->tail_leave);
-}
-
-void emit_cold(struct tr *t, const struct cold *cold) {
+void emit_cold(struct tr *t, struct cold *cold) {
     if (!cold->exit) {
         emit_out(t, cold);
     } else if (cold->exit->single) {
         emit_group_miss(t, cold);
-    } else if (cold->exit->inner) {
-        emit_land(&t->e, cold->from);
-        emit_exit_linked(t, cold);
     } else {
-        emit_exit_loose(t, cold);
+        if (cold->poll || cold->from)
+            emit_land(&t->e, cold->poll ? cold->poll : cold->from);
+        emit_unlinked(t, cold);
     }
 }

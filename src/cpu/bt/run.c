@@ -104,9 +104,9 @@ static void additions_update(struct bt_cpu *b) {
 
 static void link_exit(struct bt_cpu *b, const struct bt_block *to, uint64_t page) {
     struct bt_exit *x = b->link_exit;
-    if (x && x->block->alive && x->block->page == to->page && page == b->page &&
+    if (x && x->inner && x->block->alive && x->block->page == to->page && page == b->page &&
         !((x->block->key ^ to->key) & BT_KEY_MODE) && x->single == !!(to->key & BT_KEY_SINGLE))
-        bt_link(x, to);
+        bt_link(b->cache, x, to);
 }
 
 static void cache_empty(struct bt_cpu *b) {

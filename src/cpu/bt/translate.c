@@ -142,11 +142,12 @@ static uint8_t *emit_gate(struct tr *t) {
 /* Exits to the region's own address, for when it is dead. */
 static void emit_dead(struct tr *t) {
     struct bt_exit *exit = exit_new(t, t->item[0].off);
-    t->block->dead_inner = emit_rx(&t->e);
-    emit_unspill(t);
     t->block->dead = emit_rx(&t->e);
     if (exit)
         emit_leave_stub(t, exit);
+    t->block->dead_inner = t->spilled ? emit_rx(&t->e) : t->block->dead;
+    if (exit && t->spilled)
+        emit_cold(t, &(struct cold){.exit = exit});
 }
 
 static void land_forwards(struct tr *t) {
@@ -193,5 +194,6 @@ bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host)
     if (t.e.full)
         return false;
     bt_cache_emitted(b->cache, &t.e);
+    keep_tails(&t);
     return true;
 }

@@ -128,7 +128,8 @@ struct tr {
     unsigned colds;
     struct x86_insn insn[REGION_INSNS];
     const struct x86_insn *kept_insn[REGION_INSNS]; /* copies among the cache's records */
-    uint64_t tail_out, tail_miss[2], tail_leave;    /* cold.c */
+    /* cold.c: code that regions share, and the keys of what this one adds to it. */
+    uint64_t tail[BT_TAILS], tail_new[BT_TAILS];
 };
 
 /* REX.W where addresses have 64 bits. */
@@ -179,6 +180,8 @@ void emit_move_rsp(struct tr *t, int32_t by);
 void emit_exit(struct tr *t, const struct item *it, int64_t target);
 void emit_branch_item(struct tr *t, const struct item *it);
 struct bt_exit *exit_new(struct tr *t, int64_t target);
+/* A jump whose displacement can be replaced while it is executed. Returns that. */
+uint8_t *emit_aligned_jump(struct tr *t);
 
 /* ---- system.c ---- */
 void emit_system_item(struct tr *t, const struct item *it);
@@ -186,6 +189,7 @@ void emit_system_item(struct tr *t, const struct item *it);
 /* ---- cold.c ---- */
 void emit_leave_stub(struct tr *t, const struct bt_exit *exit);
 void emit_tails(struct tr *t); /* before any of the cold code */
-void emit_cold(struct tr *t, const struct cold *cold);
+void emit_cold(struct tr *t, struct cold *cold);
+void keep_tails(struct tr *t); /* once the code is there to stay */
 
 #endif
