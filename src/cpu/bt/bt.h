@@ -98,7 +98,8 @@ struct bt_cpu {
     uint64_t pushed;      /* a value on its way from memory to the stack */
     uint64_t save_rax;    /* and of RAX in an exit's stub */
     uint64_t page;        /* linear address of the page that is being executed in */
-    uint64_t context_key; /* goes into the jump table's tags */
+    uint64_t context_key; /* goes into the jump table's tags; 0: nothing is found there */
+    uint64_t key;         /* what it is while the vCPU may run */
     uint64_t jump_to, jump_index;
     uint64_t poll; /* address that loops store to: of poll_word, or BT_POLL_STOP */
     uint64_t poll_word;
@@ -140,6 +141,20 @@ struct bt_cpu {
 };
 
 #define BT_POLL_STOP 16ull /* never mapped */
+
+/* Translated code is left at the next backward branch, return or indirect branch. Any thread. */
+static inline void bt_stop_code(struct bt_cpu *b) {
+    __atomic_store_n(&b->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&b->context_key, 0, __ATOMIC_SEQ_CST);
+}
+/* It is not, from now on. Look afterwards for why it might have been stopped. */
+static inline void bt_let_run(struct bt_cpu *b) {
+    __atomic_store_n(&b->context_key, b->key, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
+}
+static inline bool bt_stopped(const struct bt_cpu *b) {
+    return __atomic_load_n(&b->poll, __ATOMIC_RELAXED) == BT_POLL_STOP;
+}
 #define BT_OFF(field) ((uint32_t)offsetof(struct bt_cpu, field))
 #define BT_GPR(n) ((uint32_t)offsetof(struct bt_cpu, c.s.gpr) + 8u * (n))
 

@@ -62,7 +62,8 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     c->s.rip = c->next;
     c->icount++;
     if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
-        c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || interp_needs_attention(c))
+        c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || bt_stopped(b) ||
+        interp_needs_attention(c))
         return false;
     if (s->operand != BT_NONE)
         bt_tlb_learn(b, lin);
@@ -186,7 +187,7 @@ static void run_code(struct bt_cpu *b) {
         interp_run_block(c);
         return;
     }
-    __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
+    bt_let_run(b);
     if (!bt_code_entered(b))
         return; /* the cache may have been emptied */
     if (interp_needs_attention(c) || flushes != bt_cache_flushes(b->cache)) {
@@ -269,9 +270,13 @@ static void code_begins(void *arg, uint64_t page) {
     bt_world_go(vm);
 }
 
+/* A loop within a region does not pass its entry: the others leave, and come back by it. */
 static void code_written(void *arg, uint64_t page) {
     struct engine_vm *vm = arg;
     bt_cache_kill_page(bt_world_cache(vm), page);
+    for (unsigned n = 0; n < vm->params.vcpus; n++)
+        if (vm->cpus[n])
+            bt_stop_code((struct bt_cpu *)(void *)vm->cpus[n]);
     if (bt_running())
         bt_running()->code_written = true;
 }
@@ -338,9 +343,8 @@ static void bt_vcpu_destroy(struct vcpu *v) {
     free(b);
 }
 
-/* Loops in translated code store through `poll`: from now on that faults, and the loop is left. */
 static void bt_kick(struct vcpu *v) {
-    __atomic_store_n(&bt_of(v)->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
+    bt_stop_code(bt_of(v));
 }
 
 static void bt_stats(struct engine_vm *vm, engine_stat_fn *fn, void *arg) {

@@ -107,21 +107,25 @@ static uint64_t space_number(struct bt_cpu *b, uint64_t space) {
 }
 
 /* A kernel's code is in global pages and the same in every space, until one is seen that is not. */
-static void context_key_update(struct bt_cpu *b) {
+static void key_update(struct bt_cpu *b) {
     bool shared = b->c.cpl != 3 && !b->local_code;
     uint64_t space = shared ? b->c.space & TLB_PAGE_BITS : b->c.space;
-    b->context_key = (space_number(b, space) << CONTEXT_SHIFT | bt_mode_key(b)) << 48;
+    b->key = (space_number(b, space) << CONTEXT_SHIFT | bt_mode_key(b)) << 48;
 }
 
 void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k) {
     uint64_t rip = b->c.s.rip, page = rip & ~PAGE_MASK, index = jump_index(rip);
     bool local = tlb_slot(&b->c, b->c.tlb_fetch, rip)->mask == UINT64_MAX;
     if (unlikely(local && b->c.cpl != 3 && !b->local_code)) {
+        uint64_t was = b->key;
         b->local_code = true;
-        context_key_update(b);
+        key_update(b);
+        /* Unless it was stopped meanwhile. */
+        __atomic_compare_exchange_n(&b->context_key, &was, b->key, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST);
     }
     unsigned hash = page_hash(page);
-    b->jump.tag[index] = -(rip + b->context_key);
+    b->jump.tag[index] = -(rip + b->key);
     b->jump.code[index] = k->code;
     b->jump.page[index] = page;
     b->jump_pages[hash / 64] |= 1ull << (hash % 64);
@@ -148,7 +152,7 @@ void bt_context_update(struct bt_cpu *b) {
     b->seen_context = c->context;
     b->seen_tlb = c->tlb;
     b->seen_vector = b->vector;
-    context_key_update(b);
+    key_update(b);
 }
 
 /* Some of a large page: everything is looked through. */

@@ -49,7 +49,7 @@ bool bt_code_entered(struct bt_cpu *b) {
 }
 
 static void wait_until_left(struct bt_world *w, struct bt_cpu *b) {
-    __atomic_store_n(&b->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
+    bt_stop_code(b);
     pthread_mutex_lock(&w->move_lock);
     while (atomic_load(&b->in_code))
         pthread_cond_wait(&w->moved, &w->move_lock);
