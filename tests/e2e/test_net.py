@@ -5,9 +5,11 @@ import os
 import re
 import socket
 import struct
+import subprocess
 import threading
 
-from rftest import LIMIT, Skip, check, expect, find_appliance, main, rf, start_guest, workdir
+from rftest import (LIMIT, RF, Guest, Skip, check, expect, find_appliance, main, rf, start_guest, workdir,
+                    write)
 
 BULK = 2 << 20
 MACS = ('00:16:3e:00:00:01', '00:16:3e:00:00:02')
@@ -229,6 +231,47 @@ def test_two_interfaces_a_limit_and_a_capture():
     frames = read_pcap(path)
     check(sum(map(len, frames)) > BULK, len(frames))
     check(any(b'\x0a\x00\x02\x0f\x0a\x00\x02\x02' in f[26:34] for f in frames), len(frames))
+
+
+# A name server that knows one answer, for any name.
+NAME_SERVER = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('127.0.0.1', 53))
+while True:
+    q, peer = s.recvfrom(512)
+    end = q.index(0, 12) + 5
+    ipv4 = q[end - 4:end - 2] == bytes([0, 1])
+    answer = bytes([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 7]) if ipv4 else b''
+    s.sendto(q[:2] + bytes([0x81, 0x80, 0, 1, 0, ipv4, 0, 0, 0, 0]) + q[12:end] + answer, peer)
+"""
+
+
+def test_tap_bridge_and_names():
+    """In namespaces of their own, where a user is root."""
+    inside = ['unshare', '-rmn', 'sh', '-ec']
+    if subprocess.run(inside + ['ip tuntap add dev t0 mode tap'], check=False,
+                      capture_output=True).returncode:
+        raise Skip('no user namespaces, or no tap in them')
+    folder, server = appliance(), write('dns.py', NAME_SERVER)
+    script = f"""ip link set lo up
+        mount --bind {write('resolv.conf', 'nameserver 127.0.0.1')} /etc/resolv.conf
+        ip tuntap add dev t0 mode tap multi_queue; ip link set t0 up
+        ip addr add 10.77.0.1/24 dev t0
+        ip link add b0 type bridge; ip link set b0 up; ip addr add 10.78.0.1/24 dev b0
+        python3 {server} & server=$!
+        {RF} run --engine bt --vif user --vif tap=t0,queues=2 --vif bridge=b0
+        kill $server"""
+    p = subprocess.Popen(inside + [script], env={**os.environ, 'RINGFENCE_APPLIANCE': folder},
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with Guest(p) as g:
+        g.wait_for_shell()
+        wait_for_address(g)
+        check('192.0.2.7' in g.run('nslookup example.com'), g)
+        for n, network in ((1, '10.77.0'), (2, '10.78.0')):
+            g.run(f'ip link set eth{n} up; ip addr add {network}.2/24 dev eth{n}')
+            check(' 0% packet loss' in g.run(f'ping -c 2 -W 10 {network}.1'), g)
+        g.end('poweroff -f', 0)
 
 
 def test_what_will_not_do():
