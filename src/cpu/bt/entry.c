@@ -8,6 +8,7 @@
  * registers and the pointer to the structure.
  */
 #include "cpu/bt/bt.h"
+#include "cpu/bt/vectors.h"
 
 #define STR2(x) #x
 #define STR(x) STR2(x)
@@ -54,35 +55,28 @@
         GPR(2), GPR(3), GPR(4), GPR(5), GPR(6), GPR(7), GPR(8), GPR(9), GPR(10), GPR(11), GPR(12), \
         GPR(13), GPR(14), GPR(15)
 
-/* Sixteen registers of 64 bytes, of which the lower halves are in use. */
-#define EACH_YMM(M)                                                                                \
-    M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
-#define STORE_YMM(n) "vmovdqu %%ymm" #n ", %%gs:%c[zmm]+64*" #n "\n\t"
-#define LOAD_YMM(n) "vmovdqu %%gs:%c[zmm]+64*" #n ", %%ymm" #n "\n\t"
-
 /*
  * RAX is free. MXCSR is loaded only where it differs: arithmetic right behind LDMXCSR is slow
  * (thunk.c).
  */
 #define VECTORS_OUT                                                                                \
     "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
-    "je 7f\n\t" EACH_YMM(STORE_YMM) "vzeroupper\n\t"                                               \
-                                    "stmxcsr %%gs:%c[mxcsr]\n\t"                                   \
-                                    "movl %%gs:%c[mxcsr], %%eax\n\t"                               \
-                                    "xorl %%gs:%c[hostmxcsr], %%eax\n\t"                           \
-                                    "testl $0xffc0, %%eax\n\t"                                     \
-                                    "jz 7f\n\t"                                                    \
-                                    "ldmxcsr %%gs:%c[hostmxcsr]\n\t"                               \
-                                    "7:\n\t"
+    "je 7f\n\t" VECTORS_STORE "stmxcsr %%gs:%c[mxcsr]\n\t"                                         \
+    "movl %%gs:%c[mxcsr], %%eax\n\t"                                                               \
+    "xorl %%gs:%c[hostmxcsr], %%eax\n\t"                                                           \
+    "testl $0xffc0, %%eax\n\t"                                                                     \
+    "jz 7f\n\t"                                                                                    \
+    "ldmxcsr %%gs:%c[hostmxcsr]\n\t"                                                               \
+    "7:\n\t"
 
 #define VECTORS_IN                                                                                 \
     "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
-    "je 8f\n\t" EACH_YMM(LOAD_YMM) "stmxcsr %%gs:%c[hostmxcsr]\n\t"                                \
-                                   "movl %%gs:%c[mxcsr], %%eax\n\t"                                \
-                                   "cmpl %%gs:%c[hostmxcsr], %%eax\n\t"                            \
-                                   "je 8f\n\t"                                                     \
-                                   "ldmxcsr %%gs:%c[mxcsr]\n\t"                                    \
-                                   "8:\n\t"
+    "je 8f\n\t" VECTORS_LOAD "stmxcsr %%gs:%c[hostmxcsr]\n\t"                                      \
+    "movl %%gs:%c[mxcsr], %%eax\n\t"                                                               \
+    "cmpl %%gs:%c[hostmxcsr], %%eax\n\t"                                                           \
+    "je 8f\n\t"                                                                                    \
+    "ldmxcsr %%gs:%c[mxcsr]\n\t"                                                                   \
+    "8:\n\t"
 
 #define RESUME                                                                                     \
     VECTORS_IN CC_TO_FLAGS EACH_BUT_RAX_RSP(LOAD_GPR) "movq %%gs:%c[gpr0], %%rax\n\t"              \

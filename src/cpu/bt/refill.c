@@ -6,12 +6,8 @@
 #include "cpu/bt/refill.h"
 
 #include "cpu/bt/bt.h"
+#include "cpu/bt/vectors.h"
 #include "cpu/x86/mmu.h"
-
-#define EACH_YMM(M)                                                                                \
-    M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
-#define STORE_YMM(n) "vmovdqu %%ymm" #n ", %%gs:%c[zmm]+64*" #n "\n\t"
-#define LOAD_YMM(n) "vmovdqu %%gs:%c[zmm]+64*" #n ", %%ymm" #n "\n\t"
 
 /*
  * The guest's RSP is put aside for the host's stack, where what C may change is saved. The first
@@ -48,14 +44,13 @@
     "cmpl $%c[walk], %%eax\n\t"                                                                    \
     "jne 3f\n\t"                                                                                   \
     "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
-    "je 1f\n\t" EACH_YMM(STORE_YMM) "vzeroupper\n\t"                                               \
-                                    "1:\n\t"                                                       \
-                                    "movq 80(%%rsp), %%rdi\n\t"                                    \
-                                    "movq %%gs:%c[lin], %%rsi\n\t"                                 \
-                                    "movl $" #is_write ", %%edx\n\t"                               \
-                                    "call bt_refill_walk\n\t"                                      \
-                                    "cmpb $0, %%gs:%c[vector]\n\t"                                 \
-                                    "je 3f\n\t" EACH_YMM(LOAD_YMM) "3:\n\t"
+    "je 1f\n\t" VECTORS_STORE "1:\n\t"                                                             \
+    "movq 80(%%rsp), %%rdi\n\t"                                                                    \
+    "movq %%gs:%c[lin], %%rsi\n\t"                                                                 \
+    "movl $" #is_write ", %%edx\n\t"                                                               \
+    "call bt_refill_walk\n\t"                                                                      \
+    "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
+    "je 3f\n\t" VECTORS_LOAD "3:\n\t"
 #define NO_WALK(is_write) ""
 
 __attribute__((naked)) void bt_refill_read(void) {
