@@ -47,7 +47,7 @@ static int set_format(struct disk_spec *s, const char *value, struct err *e) {
     return set_string(&s->format, value);
 }
 
-/* hda, sdb, xvdc, vdd, …: a virtio disk whatever the name. */
+/* hda, sdb, xvdc, vdd, …: sdX is a SCSI disk, the others are virtio disks. */
 static int set_vdev(struct disk_spec *s, const char *value, struct err *e) {
     static const char *const kinds[] = {"xvd", "vd", "sd", "hd"};
 
@@ -60,6 +60,13 @@ static int set_vdev(struct disk_spec *s, const char *value, struct err *e) {
             return set_string(&s->vdev, value);
     }
     return *value ? err_set(e, 0, "vdev '%s' is not a disk such as xvda, sda or vda", value) : 0;
+}
+
+static int set_devtype(struct disk_spec *s, const char *value, struct err *e) {
+    s->cdrom = strcmp(value, "cdrom") == 0;
+    if (!s->cdrom && strcmp(value, "disk") != 0)
+        return err_set(e, 0, "devtype '%s' is none of disk, cdrom", value);
+    return 0;
 }
 
 static int set_access(struct disk_spec *s, const char *value, struct err *e) {
@@ -97,6 +104,8 @@ static int set_named(struct disk_spec *s, const char *name, const char *value, s
         return set_string(&s->target, value);
     if (strcmp(name, "format") == 0)
         return set_format(s, value, e);
+    if (strcmp(name, "devtype") == 0)
+        return set_devtype(s, value, e);
     if (strcmp(name, "vdev") == 0)
         return set_vdev(s, value, e);
     if (strcmp(name, "access") == 0)
@@ -105,8 +114,8 @@ static int set_named(struct disk_spec *s, const char *name, const char *value, s
         return set_serial(s, value, e);
     if (strcmp(name, "queues") == 0)
         return set_queues(s, value, e);
-    return err_set(e, 0,
-                   "'%s' is none of target=, format=, vdev=, access=, serial=, queues=", name);
+    return err_set(
+        e, 0, "'%s' is none of target=, format=, vdev=, access=, devtype=, serial=, queues=", name);
 }
 
 static int set_positional(struct disk_spec *s, unsigned position, const char *value,
@@ -122,6 +131,8 @@ static int set_positional(struct disk_spec *s, unsigned position, const char *va
 static int set_parameter(struct disk_spec *s, char *text, unsigned *position, struct err *e) {
     char *eq = strchr(text, '=');
 
+    if (strcmp(text, "cdrom") == 0)
+        return set_devtype(s, text, e);
     if (!eq)
         return set_positional(s, (*position)++, text, e);
     *eq = 0;
@@ -189,7 +200,7 @@ static int refuse_other_formats(const struct disk_spec *s, struct err *e) {
 
 static int open_one(struct disk *d, struct machine_disk *m, const struct disk_spec *s, size_t index,
                     struct err *e) {
-    const struct block_options o = {.read_only = s->read_only};
+    const struct block_options o = {.read_only = s->read_only || s->cdrom};
     char name[16];
 
     if (refuse_other_formats(s, e) < 0)
@@ -202,7 +213,13 @@ static int open_one(struct disk *d, struct machine_disk *m, const struct disk_sp
     if (!d->block)
         return -1;
     d->serial = s->serial ? xstrdup(s->serial) : NULL;
-    *m = (struct machine_disk){d->block, d->serial, s->queues};
+    *m = (struct machine_disk){
+        .block = d->block,
+        .serial = d->serial,
+        .queues = s->queues,
+        .scsi = s->cdrom || (s->vdev && strncmp(s->vdev, "sd", 2) == 0),
+        .cdrom = s->cdrom,
+    };
     return 0;
 }
 

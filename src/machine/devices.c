@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "base/util.h"
+#include "block/block.h"
 #include "dev/i6300esb.h"
 #include "dev/ioapic.h"
 #include "dev/pc_layout.h"
@@ -21,6 +22,7 @@
 #include "virtio/p9/server.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
+#include "virtio/scsi.h"
 #include "virtio/vsock.h"
 
 /* The next free PCI slot, or the next virtio-mmio transport while there are some. */
@@ -56,8 +58,11 @@ static int add_balloon(struct machine *m, uint64_t target, struct err *e) {
 }
 
 static int add_disk(struct machine *m, const struct machine_disk *disk, struct err *e) {
+    const struct virtio_scsi_target target = {disk->block, disk->cdrom, disk->serial};
     unsigned queues = disk->queues ? disk->queues : m->params.vcpus;
 
+    if (disk->scsi)
+        return plug(m, virtio_scsi_new(m->mem, &target, 1, disk->block->loop, e), e);
     queues = MIN(queues, (unsigned)MACHINE_DISK_QUEUES);
     return plug(m, virtio_blk_new(m->mem, disk->block, queues, disk->serial, e), e);
 }

@@ -29,6 +29,7 @@ struct machine_disk {
     struct block *block;
     const char *serial; /* up to 20 characters, or NULL */
     unsigned queues;    /* 0: one for each vCPU, at most MACHINE_DISK_QUEUES */
+    bool scsi, cdrom;   /* behind a SCSI host of its own; as a CD drive */
 };
 #define MACHINE_DISK_QUEUES 8
 
