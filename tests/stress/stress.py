@@ -27,7 +27,7 @@ UNUSED = re.compile(r'perl|debconf|dpkg|tar$|libperl|install-info|.*-mesa|libx11
                     r'lib(krb|gss|k5|nsl|tirpc|db5|gdbm)|mailcap|m(edia|ime)-')
 # What stress-ng's signals make the kernel say of it; PCI without memory-mapped configuration; a host
 # that is late.
-HARMLESS = re.compile(r'MMCONFIG|stress-ng|traps: |oom_score_adj|interrupt took|Lost .* RTC int')
+HARMLESS = re.compile(r'MMCONFIG|stress-ng|traps: |oom_score_adj|interrupt took|Lost .* RTC')
 SLACK = 64 << 10  # KiB that the monitor may grow between the middle and the end
 
 
