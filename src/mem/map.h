@@ -40,6 +40,14 @@ struct mem_priv {
     pthread_mutex_t flags_lock; /* who sets page flags; clearing needs no lock */
     _Atomic uint64_t *dirty;    /* bit per backing page */
     bool logging;
+    struct code_page *code; /* per backing page */
+};
+
+/* What is known of the code in a page with MEM_PAGE_CODE. */
+struct code_page {
+    _Atomic uint64_t lines;    /* hold code that an engine has decoded */
+    _Atomic uint16_t missed;   /* writes that hit none of them */
+    _Atomic uint16_t patience; /* how many of those there may be */
 };
 
 struct map_hit {

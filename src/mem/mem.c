@@ -100,6 +100,7 @@ struct mem *mem_new(uint64_t ram_bytes, uint64_t rom_bytes, struct err *e) {
     m->page_gen = xcalloc(pages, sizeof(*m->page_gen));
     m->priv = xcalloc(1, sizeof(*m->priv));
     m->priv->rom_next = ram_bytes;
+    m->priv->code = xcalloc(pages, sizeof(*m->priv->code));
     m->priv->dirty = xcalloc((pages + 63) / 64, sizeof(*m->priv->dirty));
     init_io_lock(m);
     pthread_mutex_init(&m->priv->map_lock, NULL);
@@ -127,6 +128,7 @@ void mem_free(struct mem *m) {
     pthread_mutex_destroy(&m->priv->map_lock);
     pthread_mutex_destroy(&m->priv->flags_lock);
     free(m->priv->dirty);
+    free(m->priv->code);
     free(m->priv);
     free(m->page_flags);
     free(m->page_gen);

@@ -51,9 +51,12 @@ enum {
 struct mem_map;
 struct region;
 
+/* Code is tracked by lines of this many bytes, 64 to a page; sets of them are words. */
+#define CODE_LINE 64u
+
 struct mem_code_ops {
     void (*begins)(void *arg, uint64_t backing_page);
-    void (*written)(void *arg, uint64_t backing_page);
+    void (*written)(void *arg, uint64_t backing_page, uint64_t lines);
 };
 
 struct mem {
@@ -61,13 +64,13 @@ struct mem {
     uint64_t ram_bytes; /* size of the mapping: RAM, then ROMs */
     int memfd;
     _Atomic uint8_t *page_flags;
-    _Atomic uint32_t *page_gen; /* bumped when a page with MEM_PAGE_CODE is written */
+    _Atomic uint32_t *page_gen; /* bumped when code in a page is written */
     _Atomic(struct mem_map *) map;
     struct mem_priv *priv;
     /*
      * For an engine that stores without looking at page_flags; may be NULL. Told on the thread that
-     * it happens on: a page gets MEM_PAGE_CODE (before its bytes are read), or a page that had it
-     * was written.
+     * it happens on: a page gets MEM_PAGE_CODE (before its bytes are read), or lines of it that
+     * held code do no more, for they were written, or to stop watching the page.
      */
     const struct mem_code_ops *code_ops;
     void *code_arg;
@@ -142,17 +145,26 @@ void mem_io_unlock(struct mem *m);
 /*
  * Translated or decoded code (protocol, so that no write is missed):
  *  the engine calls mem_code_begin(page) which sets MEM_PAGE_CODE, makes every other thread of the
- * process see it (membarrier) when it was clear, and returns the page's generation; it reads and
- * decodes the bytes; then mem_code_commit(page) tells whether the flag is still set (false: decode
- * again). A block is valid while page_gen equals the generation it was made under. A writer stores
- * first and looks at page_flags after; when not 0 it calls mem_wrote(), which clears the flag and
- *  then bumps the generation.
- *  Between the two the writer needs no barrier but the compiler's:
- * atomic_signal_fence(memory_order_seq_cst). Flags beyond those named above belong to src/mem; test
- * for 0, or for a bit.
+ * process see it (membarrier) when it was clear, and returns the page's generation; it copies bytes
+ * and decodes the copy; then mem_code_commit() claims the lines that they lie in and tells whether
+ * they still are what was copied (false: decode again). A block is valid while page_gen equals the
+ * generation it was made under, or until its lines are told to code_ops->written. A writer stores
+ * first and looks at page_flags after; when not 0 it calls mem_wrote(), which, if a claimed line
+ * was hit, gives that up and then bumps the generation. A page where nothing is claimed any more,
+ * or that is written often without a hit, loses the flag. Between the two the writer needs no
+ * barrier but the compiler's: atomic_signal_fence(memory_order_seq_cst). Flags beyond those named
+ * above belong to src/mem; test for 0, or for a bit.
  */
+/* The lines of [off, off + len) of a page. */
+static inline uint64_t mem_code_lines(uint64_t off, uint64_t len) {
+    uint64_t first = off / CODE_LINE, last = (off + (len ? len - 1 : 0)) / CODE_LINE;
+    return UINT64_MAX << first & UINT64_MAX >> (63 - last);
+}
+
 uint32_t mem_code_begin(struct mem *m, uint64_t backing_page);
-bool mem_code_commit(struct mem *m, uint64_t backing_page);
+/* `copy` of `len` bytes at `off` in the page. */
+bool mem_code_commit(struct mem *m, uint64_t backing_page, uint64_t off, const void *copy,
+                     uint64_t len);
 
 /* Dirty log over RAM backing pages. */
 int mem_log_start(struct mem *m, struct err *e);

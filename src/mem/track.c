@@ -5,9 +5,12 @@
  * fence_all_threads().
  */
 #include <errno.h>
+#include <string.h>
 
 #include "base/err.h"
 #include "base/fence.h"
+#include "base/util.h"
+#include "mem/guest.h"
 #include "mem/map.h"
 
 /*
@@ -21,19 +24,64 @@ static void log_page(struct mem *m, uint64_t page) {
     atomic_fetch_or(&m->priv->dirty[page / 64], 1ull << (page % 64));
 }
 
-static void page_written(struct mem *m, uint64_t page) {
-    uint8_t drop = MEM_PAGE_CODE | MEM_PAGE_LOG | PAGE_FENCED;
-    uint8_t flags = atomic_fetch_and(&m->page_flags[page], (uint8_t)~drop);
+/*
+ * A page whose code is gone, and that is now data, would be slow to write for ever: after some
+ * writes without a hit its code is given up. When it was alive after all, more are borne next time.
+ */
+#define PATIENCE_FIRST 16u
+#define PATIENCE_MOST 1024u
+
+static void code_lost(struct mem *m, uint64_t page, uint64_t lines) {
+    atomic_fetch_add(&m->page_gen[page], 1);
+    if (m->code_ops)
+        m->code_ops->written(m->code_arg, page, lines);
+}
+
+/* Lines that are claimed after the flag has gone, by who saw it just before, are lost too. */
+static void code_flag_clear(struct mem *m, uint64_t page) {
+    struct code_page *code = &m->priv->code[page];
+    atomic_fetch_and(&m->page_flags[page], (uint8_t) ~(MEM_PAGE_CODE | PAGE_FENCED));
+    atomic_store(&code->missed, 0);
+    uint64_t lines = atomic_exchange(&code->lines, 0);
+    if (lines)
+        code_lost(m, page, lines);
+}
+
+static void code_missed(struct mem *m, uint64_t page, uint64_t claimed) {
+    struct code_page *code = &m->priv->code[page];
+    unsigned patience = MAX(atomic_load(&code->patience), PATIENCE_FIRST);
+    bool lost_patience = atomic_fetch_add(&code->missed, 1) >= patience;
+    if (!claimed || lost_patience)
+        code_flag_clear(m, page);
+    if (lost_patience)
+        atomic_store(&code->patience, (uint16_t)MIN(2 * patience, PATIENCE_MOST));
+}
+
+/* Pages that are written and executed in turns keep the flag when their last line is hit: setting
+ * it is dear. */
+static void code_written(struct mem *m, uint64_t page, uint64_t off, uint64_t len) {
+    uint64_t lines = mem_code_lines(off, len);
+    atomic_thread_fence(memory_order_seq_cst); /* between the store and the look */
+    uint64_t claimed = atomic_load(&m->priv->code[page].lines);
+    if (!(claimed & lines)) {
+        code_missed(m, page, claimed);
+        return;
+    }
+    atomic_fetch_and(&m->priv->code[page].lines, ~lines);
+    code_lost(m, page, lines);
+}
+
+static void page_written(struct mem *m, uint64_t page, uint64_t off, uint64_t len) {
+    uint8_t flags = atomic_load(&m->page_flags[page]);
 
     /* The flag goes before the bit: a fetch in between may only see the page again, never lose it.
      */
-    if (flags & MEM_PAGE_LOG)
+    if (flags & MEM_PAGE_LOG) {
+        atomic_fetch_and(&m->page_flags[page], (uint8_t)~MEM_PAGE_LOG);
         log_page(m, page);
-    if (flags & MEM_PAGE_CODE) {
-        atomic_fetch_add(&m->page_gen[page], 1);
-        if (m->code_ops)
-            m->code_ops->written(m->code_arg, page);
     }
+    if (flags & MEM_PAGE_CODE)
+        code_written(m, page, off, len);
 }
 
 void mem_wrote(struct mem *m, const void *host, uint64_t len) {
@@ -43,9 +91,13 @@ void mem_wrote(struct mem *m, const void *host, uint64_t len) {
     atomic_signal_fence(memory_order_seq_cst);
     if (!len || !range_within(off, len, m->ram_bytes))
         return;
-    for (uint64_t page = off >> PAGE_SHIFT; page <= (off + len - 1) >> PAGE_SHIFT; page++)
+    while (len) {
+        uint64_t page = off >> PAGE_SHIFT, n = MIN(len, PAGE_SIZE - (off & PAGE_MASK));
         if (atomic_load_explicit(&m->page_flags[page], memory_order_relaxed))
-            page_written(m, page);
+            page_written(m, page, off & PAGE_MASK, n);
+        off += n;
+        len -= n;
+    }
 }
 
 static void set_code_flag(struct mem *m, _Atomic uint8_t *flags) {
@@ -71,8 +123,14 @@ uint32_t mem_code_begin(struct mem *m, uint64_t backing_page) {
     return atomic_load(&m->page_gen[backing_page]);
 }
 
-bool mem_code_commit(struct mem *m, uint64_t backing_page) {
-    return atomic_load(&m->page_flags[backing_page]) & MEM_PAGE_CODE;
+bool mem_code_commit(struct mem *m, uint64_t backing_page, uint64_t off, const void *copy,
+                     uint64_t len) {
+    uint8_t now[PAGE_SIZE];
+    atomic_fetch_or(&m->priv->code[backing_page].lines, mem_code_lines(off, len));
+    if (!(atomic_load(&m->page_flags[backing_page]) & MEM_PAGE_CODE))
+        return false;
+    guest_copy(now, m->ram + (backing_page << PAGE_SHIFT) + off, len);
+    return memcmp(now, copy, len) == 0;
 }
 
 static uint64_t page_count(const struct mem *m) {

@@ -414,33 +414,78 @@ static void io_lock_nests(void **state) {
     mem_io_unlock(m);
 }
 
+static bool code_flagged(uint64_t page) {
+    return m->page_flags[page] & MEM_PAGE_CODE;
+}
+
+static bool claim(uint64_t page, uint64_t off, uint64_t len) {
+    return mem_code_commit(m, page, off, m->ram + page * PAGE_SIZE + off, len);
+}
+
 static void code_pages(void **state) {
-    uint64_t page = 33; /* shown at page 34 */
+    const uint64_t page = 33, at = 34 * PAGE_SIZE; /* where it is shown */
     uint8_t byte = 0x90;
 
     (void)state;
+    assert_false(claim(page, 0, 1)); /* was not begun */
     uint32_t gen = mem_code_begin(m, page);
-    assert_true(mem_code_commit(m, page));
+    assert_true(claim(page, 10, 100));
     assert_int_equal(mem_code_begin(m, page), gen);
     mem_io_write(m, GPA(33 * PAGE_SIZE), 8, 1); /* the page before */
-    assert_true(mem_code_commit(m, page));
+    mem_io_write(m, GPA(at + 128), 8, 1);       /* the line behind */
+    assert_int_equal(m->page_gen[page], gen);
 
-    mem_io_write(m, GPA(34 * PAGE_SIZE - 1), 2, 0x1111); /* its first byte */
-    assert_false(mem_code_commit(m, page));
+    mem_io_write(m, GPA(at - 1), 2, 0x1111); /* its first byte */
     assert_int_equal(m->page_gen[page], gen + 1);
-    assert_int_equal(m->page_flags[page], 0);
-
-    mem_io_write(m, GPA(34 * PAGE_SIZE), 8, 1);
+    mem_io_write(m, GPA(at), 8, 1); /* the same line, that holds code no more */
     assert_int_equal(m->page_gen[page], gen + 1);
-    assert_int_equal(mem_code_begin(m, page), gen + 1);
-    assert_int_equal(mem_write(m, GPA(34 * PAGE_SIZE + 5), &byte, 1), 0);
-    assert_false(mem_code_commit(m, page));
+    assert_int_equal(mem_write(m, GPA(at + 64), &byte, 1), 0);
     assert_int_equal(m->page_gen[page], gen + 2);
+
+    assert_true(code_flagged(page)); /* for code that is written again */
+    mem_io_write(m, GPA(at), 8, 1);
+    assert_false(code_flagged(page));
 
     /* Not the guest's memory at all: nothing happens. */
     mem_wrote(m, &byte, 1);
     mem_wrote(m, m->ram, 0);
     mem_wrote(m, m->ram + m->ram_bytes - 1, 2);
+}
+
+static void code_is_what_was_copied(void **state) {
+    uint8_t copy[3] = {1, 2, 3};
+
+    (void)state;
+    mem_code_begin(m, 3);
+    memcpy(m->ram + 4 * PAGE_SIZE - 3, copy, 3);
+    assert_true(mem_code_commit(m, 3, PAGE_SIZE - 3, copy, 3));
+    m->ram[4 * PAGE_SIZE - 1] = 0;
+    assert_false(mem_code_commit(m, 3, PAGE_SIZE - 3, copy, 3));
+}
+
+/* Writes to a page without a hit until it is watched no more; returns how many it took. */
+static unsigned writes_until_plain(uint64_t page) {
+    unsigned n = 0;
+
+    mem_code_begin(m, page);
+    assert_true(claim(page, 0, 1));
+    while (code_flagged(page)) {
+        mem_wrote(m, m->ram + page * PAGE_SIZE + 2048, 4);
+        assert_true(++n < 10000);
+    }
+    return n;
+}
+
+static void patience_with_data_beside_code(void **state) {
+    uint32_t gen = m->page_gen[5];
+
+    (void)state;
+    unsigned first = writes_until_plain(5), second = writes_until_plain(5), last = 0;
+    assert_true(first > 1 && second > first);
+    assert_int_equal(m->page_gen[5], gen + 2); /* what was there is not valid any more */
+    for (int n = 0; n < 20; n++)
+        last = writes_until_plain(5);
+    assert_int_equal(writes_until_plain(5), last); /* there is an end to it */
 }
 
 static void dirty_log(void **state) {
@@ -466,8 +511,8 @@ static void dirty_log(void **state) {
     assert_true(bits[2] == 0);
 
     mem_code_begin(m, 3);
+    assert_true(claim(3, 0, 1));
     mem_io_write(m, GPA(3 * PAGE_SIZE), 1, 1);
-    assert_false(mem_code_commit(m, 3));
     mem_log_fetch(m, bits, 2);
     assert_true(bits[0] == 1ull << 3);
     mem_log_stop(m);
@@ -648,7 +693,7 @@ static void *decode_and_run(void *failures) {
         uint32_t gen = mem_code_begin(m, 1);
         uint32_t block = (uint32_t)mem_io_read(m, GPA(PAGE_SIZE), 4);
 
-        if (!mem_code_commit(m, 1))
+        if (!mem_code_commit(m, 1, 0, &block, sizeof(block)))
             continue;
         for (int i = 0; i < 50; i++) {
             uint32_t least = atomic_load(&finished);
@@ -730,6 +775,8 @@ int main(void) {
         mem_test(handlers_may_change_the_map),
         mem_test(io_lock_nests),
         mem_test(code_pages),
+        mem_test(code_is_what_was_copied),
+        mem_test(patience_with_data_beside_code),
         mem_test(dirty_log),
         mem_test(readers_while_regions_come_and_go),
         mem_test(no_handler_starts_after_removal),

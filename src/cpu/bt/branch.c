@@ -269,14 +269,16 @@ static uint8_t *emit_bridge(struct emit *e, const struct bt_exit *exit, const st
     return e->full ? NULL : at;
 }
 
-void bt_link(struct bt_cache *cache, struct bt_exit *exit, const struct bt_block *to) {
+bool bt_link(struct bt_cache *cache, struct bt_exit *exit, const struct bt_block *to) {
     if (exit->spilled == to->spilled) {
         point(exit->inner, to->inner);
-        return;
+        return true;
     }
-    struct emit e = bt_cache_lock_emit(cache);
+    struct emit e = bt_cache_emit(cache);
     uint8_t *bridge = emit_bridge(&e, exit, to);
-    bt_cache_unlock_emitted(cache, bridge ? &e : NULL);
-    if (bridge)
-        point(exit->inner, bridge);
+    if (!bridge)
+        return false;
+    bt_cache_emitted(cache, &e);
+    point(exit->inner, bridge);
+    return true;
 }

@@ -21,6 +21,7 @@
 #define BT_JUMP_SIZE 32768u
 #define BT_CONTEXTS 64u
 #define BT_JUMP_PAGES 4096u
+#define BT_MANY_PAGES 1ull
 
 /*
  * The inline TLB of one privilege: by the page number's low bits, the negated page address (so that
@@ -63,24 +64,30 @@ enum bt_operand { BT_NONE, BT_MEMORY, BT_PUSH, BT_POP, BT_FRAME };
  */
 struct bt_exit {
     struct bt_block *block;
-    uint8_t *inner;   /* displacement of its jump (writable); NULL: not to be linked */
-    int32_t target;   /* relative to the page's linear address */
-    uint16_t spilled; /* the registers that its block lent */
-    bool vector;      /* what follows wants the guest's vector registers in the host's */
-    bool single;      /* what follows accesses memory that straddles pages */
+    uint8_t *inner;       /* displacement of its jump (writable); NULL: not to be linked */
+    int32_t target;       /* relative to the page's linear address */
+    uint16_t spilled;     /* the registers that its block lent */
+    bool vector;          /* what follows wants the guest's vector registers in the host's */
+    bool single;          /* what follows accesses memory that straddles pages */
+    int32_t unlinked;     /* the displacement while it goes to no block */
+    struct bt_block *to;  /* the block it is linked to, or NULL */
+    struct bt_exit *next; /* another that is */
 };
 
 struct bt_block {
-    uint64_t key; /* backing offset of the first byte << BT_KEY_SHIFT | BT_KEY_... | TLB kind */
-    uint32_t page, gen; /* backing page, its generation when it was translated */
-    uint64_t code;      /* entry (executable) */
+    uint64_t key;   /* backing offset of the first byte << BT_KEY_SHIFT | BT_KEY_... | TLB kind */
+    uint32_t page;  /* backing page */
+    uint16_t bytes; /* of guest code; 0: to the end of the page, for what is known */
+    uint64_t lines; /* that these lie in */
+    uint64_t code;  /* entry (executable) */
     /* Ways in, writable: all registers the guest's, or those in `spilled` lent already. Each is a
      * 5-byte NOP, or a jump to an exit to the block's own address. */
     uint8_t *entry, *inner;
     uint64_t dead, dead_inner;
     uint16_t spilled;
     bool alive;
-    struct bt_block *hash_next, *page_next;
+    struct bt_exit *incoming; /* jumps that go here */
+    struct bt_block *hash_next, *page_next, *region_next;
 };
 
 /* Kinds of code that regions share (cold.c). */
@@ -136,7 +143,8 @@ struct bt_cpu {
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
     struct bt_tlb_slots slots[3];
     struct bt_jumps jump;
-    uint64_t jump_pages[BT_JUMP_PAGES / 64]; /* hash of pages that `jump` may have entries of */
+    /* Pages that `jump` may have entries of, by hash; which, or BT_MANY_PAGES. */
+    uint64_t jump_pages[BT_JUMP_PAGES / 64], jump_page[BT_JUMP_PAGES];
     struct bt_stats stats;
 };
 
@@ -214,7 +222,8 @@ void bt_tlb_forget_writes(struct bt_cpu *b, uint64_t host_page);
 void bt_context_update(struct bt_cpu *b);
 /* The code of c.s.rip is at `k`. It was found through the TLB for fetching. */
 void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k);
-void bt_jumps_clear(struct bt_cpu *b);
+/* Code in [code, code + bytes) is gone. */
+void bt_jumps_forget(struct bt_cpu *b, uint64_t code, uint64_t bytes);
 
 /* ---- world.c: all vCPUs of a domain out of translated code ---- */
 
@@ -236,11 +245,12 @@ struct bt_cpu *bt_running(void);
 /* Faults in translated code are this vCPU's from now on. */
 void bt_signals_prepare(struct bt_cpu *b);
 
-/* translate.c: translates the code at c->s.rip, which lies at `host`. False when the cache is full.
- */
+/* translate.c: translates the code at c->s.rip, of which `host` is a copy to the end of its page,
+ * and sets block->bytes. False when there is no room. */
 bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host);
-/* branch.c: from now on an exit goes to a block, without coming back to the loop. */
-void bt_link(struct bt_cache *cache, struct bt_exit *exit, const struct bt_block *to);
+/* branch.c: from now on an exit goes to a block, without coming back to the loop. Under the cache's
+ * lock. False when there is no room for what has to lie between. */
+bool bt_link(struct bt_cache *cache, struct bt_exit *exit, const struct bt_block *to);
 
 /* ---- cache.c: where code and its records live ---- */
 
@@ -248,22 +258,31 @@ struct bt_cache *bt_cache_new(struct mem *mem, uint64_t bytes);
 void bt_cache_free(struct bt_cache *cache);
 struct emit bt_cache_emit(struct bt_cache *cache);
 void bt_cache_emitted(struct bt_cache *cache, const struct emit *e);
-/* Zeroed memory that lives until the cache is emptied; NULL when there is none left. */
+/* Zeroed memory that lives as long as the code that is made now; NULL when there is none left. */
 void *bt_cache_alloc(struct bt_cache *cache, size_t bytes);
-/* The same under the cache's lock, for little; NULL for nothing. */
-struct emit bt_cache_lock_emit(struct bt_cache *cache);
-void bt_cache_unlock_emitted(struct bt_cache *cache, const struct emit *e);
 /* Code that regions share, by a key that is not 0: where it is (executable), or 0. */
 uint64_t bt_cache_tail(struct bt_cache *cache, uint64_t key);
 void bt_cache_keep_tail(struct bt_cache *cache, uint64_t key, uint64_t code);
 bool bt_cache_holds(const struct bt_cache *cache, uint64_t code);
-/* The living block with this key, made when there is none. NULL: the cache was emptied, try again.
+/* The living block of the code at `host`, made when there is none. */
+enum bt_made {
+    BT_MADE,
+    BT_FULL,  /* there is no room: evict */
+    BT_AGAIN, /* the code was written meanwhile */
+    BT_HOT,   /* is written too often to be translated */
+};
+enum bt_made bt_cache_block(struct bt_cpu *b, const uint8_t *host, struct bt_block **made);
+/* From now on the exit jumps to the block, if that can be; nothing when `flushes` was before. */
+void bt_cache_link(struct bt_cache *cache, struct bt_exit *x, struct bt_block *to,
+                   unsigned flushes);
+/* The code in some lines of a page was written: blocks die. False: there were none. */
+bool bt_cache_kill(struct bt_cache *cache, uint64_t backing_page, uint64_t lines);
+/*
+ * Makes room: forgets the oldest blocks, while the world stands. Returns where their code was, for
+ * the jump tables.
  */
-struct bt_block *bt_cache_block(struct bt_cpu *b, const uint8_t *host);
-/* The code of a page was written: its blocks die. */
-void bt_cache_kill_page(struct bt_cache *cache, uint64_t backing_page);
-void bt_cache_empty(struct bt_cache *cache);
-/* How often it was: a block that was found before a change of this number may be gone. */
+uint64_t bt_cache_evict(struct bt_cache *cache, uint64_t *bytes);
+/* How often it has: a block that was found before a change of this number may be gone. */
 unsigned bt_cache_flushes(const struct bt_cache *cache);
 /* From now on, names blocks for perf(1). */
 int bt_cache_name_blocks(struct bt_cache *cache, struct err *e);

@@ -103,29 +103,26 @@ static void additions_update(struct bt_cpu *b) {
     b->tsc_add = (uint64_t)(clock_tsc_offset(c->clock) + atomic_load(&c->v.tsc_offset));
 }
 
-static void link_exit(struct bt_cpu *b, const struct bt_block *to, uint64_t page) {
-    struct bt_exit *x = b->link_exit;
-    if (x && x->inner && x->block->alive && x->block->page == to->page && page == b->page &&
-        !((x->block->key ^ to->key) & BT_KEY_MODE) && x->single == !!(to->key & BT_KEY_SINGLE))
-        bt_link(b->cache, x, to);
-}
-
-static void cache_empty(struct bt_cpu *b) {
+static void cache_evict(struct bt_cpu *b) {
     struct engine_vm *vm = b->c.v.vm;
+    uint64_t bytes;
     bt_world_stop(vm);
-    bt_cache_empty(b->cache);
+    uint64_t code = bt_cache_evict(b->cache, &bytes);
     for (unsigned n = 0; n < vm->params.vcpus; n++)
         if (vm->cpus[n])
-            bt_jumps_clear((struct bt_cpu *)(void *)vm->cpus[n]);
+            bt_jumps_forget((struct bt_cpu *)(void *)vm->cpus[n], code, bytes);
     bt_world_go(vm);
 }
 
+/* NULL when it is to be interpreted. */
 static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
-    struct bt_block *k = bt_cache_block(b, host);
-    if (k)
-        return k;
-    cache_empty(b);
-    return bt_cache_block(b, host);
+    struct bt_block *k;
+    enum bt_made how = bt_cache_block(b, host, &k);
+    if (how == BT_FULL) {
+        cache_evict(b);
+        how = bt_cache_block(b, host, &k);
+    }
+    return how == BT_MADE ? k : NULL;
 }
 
 static struct bt_block *next_block(struct bt_cpu *b) {
@@ -140,10 +137,10 @@ static struct bt_block *next_block(struct bt_cpu *b) {
     return k && k->entry ? k : NULL;
 }
 
-static void enter(struct bt_cpu *b, const struct bt_block *k) {
+static void enter(struct bt_cpu *b, struct bt_block *k) {
     uint64_t page = b->c.s.rip & ~PAGE_MASK;
-    if (b->link_exit && b->link_flushes == bt_cache_flushes(b->cache))
-        link_exit(b, k, page);
+    if (b->link_exit && page == b->page)
+        bt_cache_link(b->cache, b->link_exit, k, b->link_flushes);
     bt_jump_learn(b, k);
     b->page = page;
     b->link_exit = NULL;
@@ -271,10 +268,10 @@ static void code_begins(void *arg, uint64_t page) {
 }
 
 /* A loop within a region does not pass its entry: the others leave, and come back by it. */
-static void code_written(void *arg, uint64_t page) {
+static void code_written(void *arg, uint64_t page, uint64_t lines) {
     struct engine_vm *vm = arg;
-    bt_cache_kill_page(bt_world_cache(vm), page);
-    for (unsigned n = 0; n < vm->params.vcpus; n++)
+    bool any = bt_cache_kill(bt_world_cache(vm), page, lines);
+    for (unsigned n = 0; n < vm->params.vcpus && any; n++)
         if (vm->cpus[n])
             bt_stop_code((struct bt_cpu *)(void *)vm->cpus[n]);
     if (bt_running())

@@ -53,7 +53,8 @@ void bt_stats_report(const struct bt_world_stats *world, const struct bt_stats *
     fn(arg, "KiB of records", world->record_bytes >> 10);
     fn(arg, "code pages written", world->killed_pages);
     fn(arg, "blocks killed", world->killed_blocks);
-    fn(arg, "code cache emptied", world->emptied);
+    fn(arg, "hot code pages", world->hot_pages);
+    fn(arg, "evictions", world->evicted);
     fn(arg, "world stops", world->stopped);
     fn(arg, "microseconds stopping", world->stop_ns / 1000);
     fn(arg, "code entered", entered);

@@ -25,7 +25,8 @@ struct bt_world_stats {
     _Atomic uint64_t translated, translate_ns;
     _Atomic uint64_t code_bytes, record_bytes; /* in the cache now */
     _Atomic uint64_t killed_pages, killed_blocks;
-    _Atomic uint64_t emptied;
+    _Atomic uint64_t hot_pages; /* given to the reference engine for a while */
+    _Atomic uint64_t evicted;
     _Atomic uint64_t stopped, stop_ns;
 };
 

@@ -64,32 +64,60 @@ static uint64_t no_jump(uint64_t index) {
     return -((index ^ 1) << 1);
 }
 
+/* Neighbours within 4 MiB are neighbours here. */
 static unsigned page_hash(uint64_t page) {
-    return (unsigned)(page >> PAGE_SHIFT ^ page >> 24) % BT_JUMP_PAGES;
+    uint64_t n = page >> PAGE_SHIFT;
+    return (unsigned)((n & 1023) | ((n >> 10 ^ n >> 19 ^ n >> 28) & 3) << 10);
 }
 
-void bt_jumps_clear(struct bt_cpu *b) {
+static void jumps_clear(struct bt_cpu *b) {
     for (uint64_t n = 0; n < BT_JUMP_SIZE; n++)
         b->jump.tag[n] = no_jump(n);
     memset(b->jump_pages, 0, sizeof b->jump_pages);
 }
 
+void bt_jumps_forget(struct bt_cpu *b, uint64_t code, uint64_t bytes) {
+    for (uint64_t n = 0; n < BT_JUMP_SIZE; n++)
+        if (b->jump.code[n] - code < bytes)
+            b->jump.tag[n] = no_jump(n);
+}
+
 static void jumps_drop_page(struct bt_cpu *b, uint64_t page) {
     uint64_t first = jump_index(page);
-    unsigned hash = page_hash(page);
-    if (!(b->jump_pages[hash / 64] >> (hash % 64) & 1))
-        return;
     for (uint64_t n = first; n < first + PAGE_SIZE / 2; n++)
         if (b->jump.page[n] == page)
             b->jump.tag[n] = no_jump(n);
 }
 
+static void jumps_drop_hashed(struct bt_cpu *b, uint64_t page) {
+    unsigned hash = page_hash(page);
+    if (b->jump_page[hash] != page && b->jump_page[hash] != BT_MANY_PAGES)
+        return;
+    jumps_drop_page(b, page);
+    if (b->jump_page[hash] == page)
+        b->jump_pages[hash / 64] &= ~(1ull << (hash % 64));
+}
+
 static void jumps_drop(struct bt_cpu *b, uint64_t lin, uint64_t bytes) {
-    if (bytes >> PAGE_SHIFT > BT_JUMP_PAGES)
-        bt_jumps_clear(b);
-    else
-        for (uint64_t page = lin; page - lin < bytes; page += PAGE_SIZE)
-            jumps_drop_page(b, page);
+    uint64_t pages = bytes >> PAGE_SHIFT;
+    if (pages > 1024) {
+        jumps_clear(b);
+        return;
+    }
+    for (uint64_t n = 0; n < pages; n++) {
+        unsigned hash = page_hash(lin + n * PAGE_SIZE);
+        if (!b->jump_pages[hash / 64] && pages > 1)
+            n |= 63;
+        else if (b->jump_pages[hash / 64] >> (hash % 64) & 1)
+            jumps_drop_hashed(b, lin + n * PAGE_SIZE);
+    }
+}
+
+static void note_jump_page(struct bt_cpu *b, uint64_t page) {
+    unsigned hash = page_hash(page);
+    bool known = b->jump_pages[hash / 64] >> (hash % 64) & 1;
+    b->jump_page[hash] = !known || b->jump_page[hash] == page ? page : BT_MANY_PAGES;
+    b->jump_pages[hash / 64] |= 1ull << (hash % 64);
 }
 
 /* The number that stands for a space in jump tags; those that were there lately keep theirs. */
@@ -98,7 +126,7 @@ static uint64_t space_number(struct bt_cpu *b, uint64_t space) {
     if (known->number && known->space == space)
         return known->number;
     if (++b->last_context >> (16 - CONTEXT_SHIFT)) {
-        bt_jumps_clear(b);
+        jumps_clear(b);
         memset(b->contexts, 0, sizeof b->contexts);
         b->last_context = 1;
     }
@@ -124,11 +152,10 @@ void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k) {
         __atomic_compare_exchange_n(&b->context_key, &was, b->key, false, __ATOMIC_SEQ_CST,
                                     __ATOMIC_SEQ_CST);
     }
-    unsigned hash = page_hash(page);
     b->jump.tag[index] = -(rip + b->key);
     b->jump.code[index] = k->code;
     b->jump.page[index] = page;
-    b->jump_pages[hash / 64] |= 1ull << (hash % 64);
+    note_jump_page(b, page);
 }
 
 /* ---- what changes both ---- */
@@ -155,12 +182,14 @@ void bt_context_update(struct bt_cpu *b) {
     key_update(b);
 }
 
-/* Some of a large page: everything is looked through. */
 static void range_dropped(struct bt_cpu *b, uint64_t lin, uint64_t bytes) {
     for (unsigned k = 0; k < 3; k++)
-        for (uint64_t n = 0; n < BT_TLB_SIZE; n++)
-            if (-b->tlb[k].rd[n] - lin < bytes || -b->tlb[k].wr[n] - lin < bytes)
-                slot_empty(&b->tlb[k], n);
+        for (unsigned word = 0; word < BT_TLB_SIZE / 64; word++)
+            for (uint64_t bits = b->slots[k].used[word]; bits; bits &= bits - 1) {
+                uint64_t n = word * 64 + (unsigned)__builtin_ctzll(bits);
+                if (-b->tlb[k].rd[n] - lin < bytes || -b->tlb[k].wr[n] - lin < bytes)
+                    slot_empty(&b->tlb[k], n);
+            }
 }
 
 static void page_dropped(struct bt_cpu *b, uint64_t lin) {
@@ -185,7 +214,7 @@ void bt_tlb_init(struct bt_cpu *b) {
     for (unsigned k = 0; k < 3; k++)
         for (uint64_t n = 0; n < BT_TLB_SIZE; n++)
             slot_empty(&b->tlb[k], n);
-    bt_jumps_clear(b);
+    jumps_clear(b);
     b->seen_context = b->seen_space = UINT64_MAX;
     b->refill_rd = (uint64_t)(uintptr_t)bt_refill_read;
     b->refill_wr = (uint64_t)(uintptr_t)bt_refill_write;

@@ -120,8 +120,8 @@ static void copy_code(struct x86_cpu *c, const struct fetch *f, uint8_t *to, uns
 }
 
 /* One instruction that needs bytes of the next page, or lies outside memory. */
-static void decode_gathered(struct x86_cpu *c, struct block *b, const struct fetch *f) {
-    uint8_t bytes[2 * INSN_MAX];
+static void decode_gathered(struct x86_cpu *c, struct block *b, const struct fetch *f,
+                            uint8_t bytes[2 * INSN_MAX]) {
     unsigned first = MIN(f->avail, INSN_MAX);
     copy_code(c, f, bytes, first);
     b->count = 1;
@@ -137,17 +137,14 @@ static void decode_gathered(struct x86_cpu *c, struct block *b, const struct fet
     b->bytes = b->insn[0].len;
 }
 
-/* Each instruction from a copy: another vCPU may be writing, and what is decoded must be one thing.
- */
-static void decode_run(struct x86_cpu *c, struct block *b, const struct fetch *f) {
-    uint8_t bytes[INSN_MAX];
+/* From a copy: another vCPU may be writing, and what is decoded must be one thing. */
+static void decode_run(struct x86_cpu *c, struct block *b, const uint8_t *bytes, unsigned avail) {
     unsigned off = 0;
     b->count = 0;
-    while (b->count < BLOCK_INSNS && off < f->avail) {
+    while (b->count < BLOCK_INSNS && off < avail) {
         struct x86_insn *i = &b->insn[b->count];
-        unsigned len = MIN(f->avail - off, INSN_MAX);
-        guest_copy(bytes, f->host + off, len);
-        if (x86_decode(c->cpuid, c->code_size, bytes, len, i) == -EAGAIN)
+        unsigned len = MIN(avail - off, INSN_MAX);
+        if (x86_decode(c->cpuid, c->code_size, bytes + off, len, i) == -EAGAIN)
             break;
         off += i->len;
         b->count++;
@@ -157,21 +154,27 @@ static void decode_run(struct x86_cpu *c, struct block *b, const struct fetch *f
     b->bytes = (uint16_t)off;
 }
 
-static bool pages_committed(struct x86_cpu *c, const struct block *b) {
-    return mem_code_commit(c->mem, b->page) &&
-           (b->page2 == NO_PAGE || mem_code_commit(c->mem, b->page2));
+static bool pages_committed(struct x86_cpu *c, const struct block *b, const struct fetch *f,
+                            const uint8_t *bytes) {
+    unsigned first = MIN(b->bytes, f->avail);
+    return mem_code_commit(c->mem, b->page, f->lin & PAGE_MASK, bytes, first) &&
+           (b->page2 == NO_PAGE || b->bytes == first ||
+            mem_code_commit(c->mem, b->page2, 0, bytes + first, b->bytes - first));
 }
 
 static struct block *block_make(struct x86_cpu *c, struct block_cache *bc, const struct fetch *f,
                                 uint64_t key) {
     struct block *b = block_alloc(bc);
+    uint8_t bytes[MAX(BLOCK_INSNS, 2) * INSN_MAX];
+    unsigned avail = MIN(f->avail, (unsigned)sizeof bytes);
     do {
         *b = (struct block){.key = key, .page = page_of(c, f->host), .page2 = NO_PAGE};
         b->gen = mem_code_begin(c->mem, b->page);
-        decode_run(c, b, f);
+        guest_copy(bytes, f->host, avail);
+        decode_run(c, b, bytes, avail);
         if (b->count == 0)
-            decode_gathered(c, b, f);
-    } while (!pages_committed(c, b));
+            decode_gathered(c, b, f, bytes);
+    } while (!pages_committed(c, b, f, bytes));
     block_keep(bc, b);
     return b;
 }
@@ -180,8 +183,9 @@ static struct block *block_make(struct x86_cpu *c, struct block_cache *bc, const
 static struct block *block_uncached(struct x86_cpu *c, struct block_cache *bc,
                                     const struct fetch *f) {
     struct block *b = bc->uncached;
+    uint8_t bytes[2 * INSN_MAX];
     *b = (struct block){.key = UINT64_MAX, .page2 = NO_PAGE};
-    decode_gathered(c, b, f);
+    decode_gathered(c, b, f, bytes);
     b->insn[0].flags |= INSN_END;
     return b;
 }

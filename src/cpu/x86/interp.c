@@ -41,7 +41,9 @@ void cpu_end_block(struct x86_cpu *c) {
 
 void interp_code_written(struct x86_cpu *c, uint64_t backing_page) {
     const struct block *b = c->interp->current;
-    if (b && (b->page == backing_page || b->page2 == backing_page))
+    bool first = b && b->page == backing_page && block_stale(b, c->mem->page_gen);
+    bool second = b && b->page2 == backing_page && c->mem->page_gen[backing_page] != b->gen2;
+    if (first || second)
         cpu_end_block(c);
 }
 
