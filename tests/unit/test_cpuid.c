@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* CPUID by model, the --cpu syntax, and what the leaves must say to each other. SDM 2A, CPUID. */
+#include <cpuid.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -244,6 +245,20 @@ static void signature_and_brand(void **state) {
     assert_string_equal(text, "RingfenceRF ");
 }
 
+/* Programs with code for several processors choose by it. */
+static void signature_promises_no_more_than_there_is(void **state) {
+    (void)state;
+    struct x86_cpuid id = built("host", 1, HZ);
+    unsigned eax, ebx, ecx, edx;
+    uint32_t r[4];
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & bit_AVX512F))
+        skip();
+    query(&id, 7, 0, r);
+    assert_false(r[1] & bit_AVX512F);
+    query(&id, 1, 0, r);
+    assert_int_equal(r[0], 0x306f2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_have_what_the_abi_says),
@@ -258,6 +273,7 @@ int main(void) {
         cmocka_unit_test(xsave_area_with_avx),
         cmocka_unit_test(tsc_frequency),
         cmocka_unit_test(signature_and_brand),
+        cmocka_unit_test(signature_promises_no_more_than_there_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -401,18 +401,24 @@ static uint64_t xcr0_mask(const struct words *s) {
            (words_has(s, FEAT_PKU) ? XCR0_PKRU : 0);
 }
 
-static void fill(struct x86_cpuid *id, enum model m, const struct host *h) {
+/*
+ * What a compiler makes for several processors (GCC's target_clones) chooses by the model and looks
+ * at no feature: a guest without the host's AVX-512 must not have the name of a processor with it.
+ */
+static uint32_t signature(enum model m, const struct host *h, const struct words *s) {
+    bool less = words_has(&h->words, FEAT_AVX512F) && !words_has(s, FEAT_AVX512F);
+    if (m == MODEL_HOST && h->intel && !less)
+        return h->signature;
+    return m >= MODEL_V3 ? INTEL_HASWELL_EP : INTEL_NEHALEM;
+}
+
+static void fill(struct x86_cpuid *id, enum model m, const struct host *h, const struct words *s) {
     char brand[48] = {0};
-    bool as_host = m == MODEL_HOST && h->intel;
-    if (as_host)
+    if (m == MODEL_HOST && h->intel)
         memcpy(brand, h->brand, sizeof brand);
     else
         (void)snprintf(brand, sizeof brand, "Ringfence %s processor", MODELS[m]);
-    cpuid_fill(id,
-               as_host         ? h->signature
-               : m >= MODEL_V3 ? INTEL_HASWELL_EP
-                               : INTEL_NEHALEM,
-               brand);
+    cpuid_fill(id, signature(m, h, s), brand);
 }
 
 int x86_cpuid_build(struct x86_cpuid *id, const char *spec, unsigned vcpus, uint64_t tsc_hz,
@@ -431,6 +437,6 @@ int x86_cpuid_build(struct x86_cpuid *id, const char *spec, unsigned vcpus, uint
     id->phys_bits = PHYS_BITS;
     id->virt_bits = words_has(&s, FEAT_LM) ? VIRT_BITS : 32;
     (void)snprintf(id->model, sizeof id->model, "%s", MODELS[ch.model]);
-    fill(id, ch.model, &h);
+    fill(id, ch.model, &h, &s);
     return 0;
 }
