@@ -87,7 +87,7 @@ struct x86_cpu {
     /* Address spaces: PCID -> id, 0 where none is assigned (mmu.c). */
     uint16_t asid_of[4096];
     uint16_t asid_last;
-    uint64_t large_2m[16], large_1g[16]; /* hashes of large pages that have TLB entries */
+    uint64_t large_2m[32], large_1g[32]; /* hashes of large pages that have TLB entries */
     uint64_t asid_mix;   /* what the address-space id does to the slots of the lower half */
     bool low_global;     /* the lower half of long mode has had entries of global pages */
     uint64_t paging_gen; /* bumped when what was looked up by linear address is stale */

@@ -93,12 +93,13 @@ void mmu_switch_space(struct x86_cpu *c, bool keep) {
 
 /* ---- single pages ---- */
 
+/* The upper half, where a kernel maps all memory with large pages, has bits of its own. */
 static unsigned hash_2m(uint64_t lin) {
-    return (lin >> 21 ^ lin >> 31) & 1023;
+    return (unsigned)(((lin >> 21 ^ lin >> 31) & 1023) | lin >> 63 << 10);
 }
 
 static unsigned hash_1g(uint64_t lin) {
-    return lin >> 30 & 1023;
+    return (unsigned)((lin >> 30 & 1023) | lin >> 63 << 10);
 }
 
 static bool hash_test(const uint64_t *set, unsigned bit) {
