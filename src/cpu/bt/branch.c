@@ -34,11 +34,11 @@ struct bt_exit *exit_new(struct tr *t, int64_t target) {
 
 /* ---- look-ups by linear address ---- */
 
-/* Looks up the linear address in s0. A miss goes to `cold`. RCX is lent. */
-static void emit_find(struct tr *t, struct cold *cold) {
+/* Looks up the linear address in s0 for code of a mode. A miss goes to `cold`. RCX is lent. */
+void emit_find(struct tr *t, struct cold *cold, unsigned mode) {
     lend_rcx(t);
     cold->rcx_lent = !t->rcx_free;
-    emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(context_key));
+    emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(context_key) + 8u * mode);
     emit_lea_sum(&t->e, t->s1, t->s1, t->s0);
     emit_pext(t, RCX, t->s0, BT_OFF(mask_jump));
     emit_gs(&t->e, OP_STORE, RCX, BT_OFF(jump_index));
@@ -48,7 +48,7 @@ static void emit_find(struct tr *t, struct cold *cold) {
 }
 
 /* Goes to what was found. */
-static void emit_go(struct tr *t) {
+void emit_go(struct tr *t) {
     emit_gs(&t->e, OP_LOAD, RCX, BT_OFF(jump_index));
     emit_table(t, t->s0, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, page));
     emit_table(t, RCX, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, code));
@@ -105,7 +105,7 @@ static void emit_exit_far(struct tr *t, const struct item *it, int64_t target) {
     EMIT(&t->e, REX | tr_wide(t) | (t->s0 >> 3) * (REX_R | REX_B), OP_LEA,
          0x80 | (t->s0 & 7) << 3 | (t->s0 & 7));
     emit32(&t->e, (uint32_t)target);
-    emit_find(t, cold);
+    emit_find(t, cold, t->block->key & BT_KEY_MODE);
     emit_go(t);
 }
 
@@ -201,21 +201,21 @@ static void emit_ret(struct tr *t, const struct item *it) {
     emit_load_return(t, it);
     struct cold *miss = cold_new(t, it);
     miss->operand = BT_POP;
-    emit_find(t, miss);
+    emit_find(t, miss, t->block->key & BT_KEY_MODE);
     emit_move_rsp(t, (int32_t)(t->bits / 8 + it->insn->imm));
     emit_go(t);
 }
 
 static void emit_jump_to(struct tr *t, const struct item *it) {
     emit_load_target(t, it);
-    emit_find(t, cold_new(t, it));
+    emit_find(t, cold_new(t, it), t->block->key & BT_KEY_MODE);
     emit_go(t);
 }
 
 /* The target is looked up and the stack probed before anything changes. */
 static void emit_call_to(struct tr *t, const struct item *it) {
     emit_load_target(t, it);
-    emit_find(t, cold_new(t, it));
+    emit_find(t, cold_new(t, it), t->block->key & BT_KEY_MODE);
     return_rcx(t);
     emit_return_address(t, it);
     emit_move_rsp(t, -(int32_t)t->bits / 8);

@@ -22,6 +22,7 @@
 #define BT_CONTEXTS 64u
 #define BT_JUMP_PAGES 4096u
 #define BT_MANY_PAGES 1ull
+#define BT_MODES 16u
 
 /*
  * The inline TLB of one privilege: by the page number's low bits, the negated page address (so that
@@ -102,11 +103,12 @@ struct bt_cpu {
     uint64_t kept[16]; /* what a region had in them, while the guest's are in place */
     uint64_t save_rcx; /* RCX, while it is lent for a moment */
     uint64_t save_rsp;
-    uint64_t pushed;      /* a value on its way from memory to the stack */
-    uint64_t save_rax;    /* and of RAX in an exit's stub */
-    uint64_t page;        /* linear address of the page that is being executed in */
-    uint64_t context_key; /* goes into the jump table's tags; 0: nothing is found there */
-    uint64_t key;         /* what it is while the vCPU may run */
+    uint64_t pushed;   /* a value on its way from memory to the stack */
+    uint64_t save_rax; /* and of RAX in an exit's stub */
+    uint64_t page;     /* linear address of the page that is being executed in */
+    /* By BT_KEY_MODE: what goes into the jump table's tags; 0: nothing is found there. And what
+     * that is while the vCPU may run. */
+    uint64_t context_key[BT_MODES], key[BT_MODES];
     uint64_t jump_to, jump_index;
     uint64_t poll; /* address that loops store to: of poll_word, or BT_POLL_STOP */
     uint64_t poll_word;
@@ -122,6 +124,7 @@ struct bt_cpu {
     const struct bt_site *site;             /* that calls out */
     bool vector;        /* code that runs now has the guest's vector registers in the host's */
     bool vector_wanted; /* the block that was left ended before a vector instruction */
+    bool user_vector;   /* one of user code did: it keeps them there from now on */
     bool single_wanted; /* or before accesses that straddle pages */
     uint32_t host_mxcsr;
     bool code_written;     /* a page with translated code was, by this vCPU */
@@ -133,8 +136,7 @@ struct bt_cpu {
     uint64_t refill_rd_known, refill_wr_known;
     /* tlb.c: what the inline TLB and the jump table are for. */
     uint64_t seen_space, seen_context;
-    const struct tlb_entry *seen_tlb; /* c.tlb for context_key */
-    bool seen_vector;
+    const struct tlb_entry *seen_tlb;
     bool local_code; /* supervisor code has run in pages that are not global */
     struct bt_context {
         uint64_t space, number;
@@ -153,20 +155,31 @@ struct bt_cpu {
 /* Translated code is left at the next backward branch, return or indirect branch. Any thread. */
 static inline void bt_stop_code(struct bt_cpu *b) {
     __atomic_store_n(&b->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&b->context_key, 0, __ATOMIC_SEQ_CST);
-}
-/* It is not, from now on. Look afterwards for why it might have been stopped. */
-static inline void bt_let_run(struct bt_cpu *b) {
-    __atomic_store_n(&b->context_key, b->key, __ATOMIC_SEQ_CST);
-    __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
+    for (unsigned m = 0; m < BT_MODES; m++)
+        __atomic_store_n(&b->context_key[m], 0, __ATOMIC_RELEASE);
 }
 static inline bool bt_stopped(const struct bt_cpu *b) {
     return __atomic_load_n(&b->poll, __ATOMIC_RELAXED) == BT_POLL_STOP;
+}
+/* What to look up by is another now, unless it has been stopped. */
+static inline void bt_keys_publish(struct bt_cpu *b) {
+    for (unsigned m = 0; m < BT_MODES; m++)
+        __atomic_store_n(&b->context_key[m], b->key[m], __ATOMIC_RELEASE);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    for (unsigned m = 0; m < BT_MODES && bt_stopped(b); m++)
+        __atomic_store_n(&b->context_key[m], 0, __ATOMIC_RELEASE);
+}
+/* It is not, from now on. Look afterwards for why it might have been stopped. */
+static inline void bt_let_run(struct bt_cpu *b) {
+    for (unsigned m = 0; m < BT_MODES; m++)
+        __atomic_store_n(&b->context_key[m], b->key[m], __ATOMIC_RELEASE);
+    __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
 }
 #define BT_OFF(field) ((uint32_t)offsetof(struct bt_cpu, field))
 #define BT_GPR(n) ((uint32_t)offsetof(struct bt_cpu, c.s.gpr) + 8u * (n))
 
 #define BT_KEY_SHIFT 5
+#define BT_KEY_TLB 3u
 #define BT_KEY_VECTOR 4u
 #define BT_KEY_32 8u      /* 32-bit code, without limits of segments */
 #define BT_KEY_SINGLE 16u /* every memory access by itself */
@@ -208,6 +221,9 @@ bool bt_tsc_in_place(const struct bt_cpu *b, bool user);
 /* Called by entry.c with all guest state in the vCPU: executes the site's instruction. False: do
  * not go back. */
 bool bt_site_run(struct bt_cpu *b, const struct bt_site *site);
+/* The same once code was left by `link_exit`, or for c.s.rip when there is none. True: go to
+ * `jump_to`. */
+bool bt_exit_run(struct bt_cpu *b);
 
 /* ---- tlb.c: the inline TLB and the jump table; by the vCPU's thread, or while the world stands
  * ---- */
@@ -217,9 +233,10 @@ void bt_tlb_init(struct bt_cpu *b);
 void bt_tlb_learn(struct bt_cpu *b, uint64_t lin);
 /* No entry for writing leads to this page any more. */
 void bt_tlb_forget_writes(struct bt_cpu *b, uint64_t host_page);
-/* Address space, privilege or the use of vectors may have changed since translated code was left.
- */
+/* Address space or privilege may have changed since translated code was left. */
 void bt_context_update(struct bt_cpu *b);
+/* The code at c.s.rip when the jump table has it, or 0. */
+uint64_t bt_jump_known(const struct bt_cpu *b);
 /* The code of c.s.rip is at `k`. It was found through the TLB for fetching. */
 void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k);
 /* Code in [code, code + bytes) is gone. */
@@ -272,6 +289,8 @@ enum bt_made {
     BT_HOT,   /* is written too often to be translated */
 };
 enum bt_made bt_cache_block(struct bt_cpu *b, const uint8_t *host, struct bt_block **made);
+/* One that is there, or NULL. */
+struct bt_block *bt_cache_find(struct bt_cpu *b, const uint8_t *host);
 /* From now on the exit jumps to the block, if that can be; nothing when `flushes` was before. */
 void bt_cache_link(struct bt_cache *cache, struct bt_exit *x, struct bt_block *to,
                    unsigned flushes);

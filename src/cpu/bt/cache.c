@@ -242,10 +242,21 @@ static void page_killed(struct bt_cache *cache, uint64_t page) {
     }
 }
 
+static uint64_t key_at(const struct bt_cpu *b, const uint8_t *host) {
+    return (uint64_t)(host - b->c.ram) << BT_KEY_SHIFT | bt_mode_key(b) |
+           (b->single_wanted ? BT_KEY_SINGLE : 0);
+}
+
+struct bt_block *bt_cache_find(struct bt_cpu *b, const uint8_t *host) {
+    pthread_mutex_lock(&b->cache->lock);
+    struct bt_block *k = find(b->cache, key_at(b, host));
+    pthread_mutex_unlock(&b->cache->lock);
+    return k;
+}
+
 enum bt_made bt_cache_block(struct bt_cpu *b, const uint8_t *host, struct bt_block **made) {
     struct bt_cache *cache = b->cache;
-    uint64_t key = (uint64_t)(host - b->c.ram) << BT_KEY_SHIFT | bt_mode_key(b) |
-                   (b->single_wanted ? BT_KEY_SINGLE : 0);
+    uint64_t key = key_at(b, host);
     uint64_t page = key >> BT_KEY_SHIFT >> PAGE_SHIFT;
     pthread_mutex_lock(&cache->lock);
     *made = find(cache, key);

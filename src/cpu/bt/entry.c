@@ -100,11 +100,15 @@ __attribute__((naked)) void bt_enter(struct bt_cpu *b __attribute__((unused)),
         : OPERANDS);
 }
 
-/* With the exit's record in link_exit, and all registers and flags the guest's. */
+/* With the exit's record in link_exit, or c.s.rip, and all registers and flags the guest's. */
 __attribute__((naked)) void bt_leave_linked(void) {
     __asm__("movq %%rax, %%gs:%c[gpr0]\n\t"
             "movq %%rsp, %%gs:%c[gpr4]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC VECTORS_OUT
-            "movq %%gs:%c[host], %%rsp\n\t" RETURN
+            "movq %%gs:%c[host], %%rsp\n\t"
+            "movq (%%rsp), %%rdi\n\t"
+            "call bt_exit_run\n\t"
+            "testb %%al, %%al\n\t"
+            "jz 1f\n\t" RESUME "1:\n\t" RETURN
             :
             : OPERANDS);
 }

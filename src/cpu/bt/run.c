@@ -50,26 +50,6 @@ static uint64_t operand_linear(struct bt_cpu *b, const struct bt_site *s) {
     return cpu_wrap(c, insn_ea(c, s->insn) + base[s->insn->seg]);
 }
 
-bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
-    struct x86_cpu *c = &b->c;
-    const struct x86_insn *i = s->insn;
-    c->s.rip = b->page + s->offset;
-    uint64_t next = c->s.rip + i->len;
-    uint64_t lin = s->operand == BT_NONE ? 0 : operand_linear(b, s);
-    c->next = next;
-    b->stats.called[i->mnemonic]++;
-    i->fn(c, i);
-    c->s.rip = c->next;
-    c->icount++;
-    if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
-        c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || bt_stopped(b) ||
-        interp_needs_attention(c))
-        return false;
-    if (s->operand != BT_NONE)
-        bt_tlb_learn(b, lin);
-    return true;
-}
-
 /* ---- the loop ---- */
 
 /* Code and data from 0 to 4 GiB: what 32-bit systems and their programs have. */
@@ -103,6 +83,94 @@ static void additions_update(struct bt_cpu *b) {
     b->tsc_add = (uint64_t)(clock_tsc_offset(c->clock) + atomic_load(&c->v.tsc_offset));
 }
 
+/* User code that uses vectors keeps them in the host's registers from then on; a kernel, only as
+ * long as it does. */
+static void choose_vector(struct bt_cpu *b) {
+    bool user = b->c.cpl == 3;
+    b->user_vector |= user && b->vector_wanted;
+    b->vector = (b->vector_wanted || (user && b->user_vector)) && vector_usable(&b->c);
+}
+
+/* RF is about breakpoints, and gone after the next instruction. With none set nobody sees it go
+ * before. */
+static bool needs_attention(struct x86_cpu *c) {
+    if (likely(!interp_needs_attention(c)))
+        return false;
+    if (c->s.rflags & FLAG_RF && !c->stopping && !atomic_load(&c->v.events))
+        c->s.rflags &= ~(uint64_t)FLAG_RF;
+    return interp_needs_attention(c);
+}
+
+/* ---- going on without the loop ---- */
+
+static bool canonical(uint64_t rip) {
+    return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
+}
+
+/* The code at c.s.rip when there is some. */
+static uint64_t code_known(struct bt_cpu *b) {
+    struct x86_cpu *c = &b->c;
+    uint64_t gpa, code = bt_jump_known(b);
+    if (likely(code) || (c->mode64 && !canonical(c->s.rip)))
+        return code;
+    const uint8_t *host = mmu_fetch(c, c->s.rip, &gpa);
+    const struct bt_block *k = host ? bt_cache_find(b, host) : NULL;
+    if (!k || !k->entry)
+        return 0;
+    bt_jump_learn(b, k);
+    return k->code;
+}
+
+/* After a call out that changed where or in what mode the code goes on. */
+static bool goes_on(struct bt_cpu *b) {
+    struct x86_cpu *c = &b->c;
+    b->link_exit = NULL;
+    if (bt_stopped(b) || needs_attention(c) || !runs_translated(c))
+        return false;
+    choose_vector(b);
+    bt_context_update(b);
+    additions_update(b);
+    uint64_t code = code_known(b);
+    if (!code)
+        return false;
+    b->code_written = false;
+    b->page = c->s.rip & ~PAGE_MASK;
+    b->jump_to = code;
+    return true;
+}
+
+bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
+    struct x86_cpu *c = &b->c;
+    const struct x86_insn *i = s->insn;
+    c->s.rip = b->page + s->offset;
+    uint64_t next = c->s.rip + i->len;
+    uint64_t lin = s->operand == BT_NONE ? 0 : operand_linear(b, s);
+    c->next = next;
+    b->stats.called[i->mnemonic]++;
+    i->fn(c, i);
+    c->s.rip = c->next;
+    c->icount++;
+    if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
+        c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || bt_stopped(b) ||
+        interp_needs_attention(c))
+        return goes_on(b);
+    if (s->operand != BT_NONE)
+        bt_tlb_learn(b, lin);
+    return true;
+}
+
+/* Exits that can be linked are for the loop to link; a block that is dead, for it to replace. */
+bool bt_exit_run(struct bt_cpu *b) {
+    const struct bt_exit *x = b->link_exit;
+    if (x && (x->inner || x->vector || x->single || !x->block->alive))
+        return false;
+    if (x)
+        b->c.s.rip = cpu_wrap(&b->c, b->page + (uint64_t)(int64_t)x->target);
+    return goes_on(b);
+}
+
+/* ---- entering ---- */
+
 static void cache_evict(struct bt_cpu *b) {
     struct engine_vm *vm = b->c.v.vm;
     uint64_t bytes;
@@ -128,7 +196,7 @@ static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
 static struct bt_block *next_block(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
     uint64_t gpa, rip = c->s.rip;
-    if (c->mode64 && (uint64_t)((int64_t)(rip << 16) >> 16) != rip)
+    if (c->mode64 && !canonical(rip))
         cpu_raise_err(c, EXC_GP, 0);
     const uint8_t *host = mmu_fetch(c, rip, &gpa);
     if (!host)
@@ -155,13 +223,6 @@ static void enter(struct bt_cpu *b, struct bt_block *k) {
         b->link_flushes = bt_cache_flushes(b->cache);
     }
     bt_code_left(b);
-}
-
-/* User code that uses vectors keeps them in the host's registers; a kernel, only as long as it
- * does. */
-static void choose_vector(struct bt_cpu *b) {
-    bool keep = b->vector && b->c.cpl == 3;
-    b->vector = (keep || b->vector_wanted) && vector_usable(&b->c);
 }
 
 static void run_code(struct bt_cpu *b) {
@@ -216,7 +277,7 @@ static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
     if (why == JMP_FAULT)
         exc_deliver(c);
     for (;;) {
-        if (unlikely(interp_needs_attention(c))) {
+        if (unlikely(needs_attention(c))) {
             b->link_exit = NULL;
             b->single_wanted = false;
             if (interp_attend(c, x))

@@ -120,39 +120,55 @@ static void note_jump_page(struct bt_cpu *b, uint64_t page) {
     b->jump_pages[hash / 64] |= 1ull << (hash % 64);
 }
 
+static struct bt_context *context_of(struct bt_cpu *b, uint64_t space) {
+    return &b->contexts[(space ^ space >> TLB_ASID_SHIFT) % BT_CONTEXTS];
+}
+
 /* The number that stands for a space in jump tags; those that were there lately keep theirs. */
 static uint64_t space_number(struct bt_cpu *b, uint64_t space) {
-    struct bt_context *known = &b->contexts[(space ^ space >> TLB_ASID_SHIFT) % BT_CONTEXTS];
-    if (known->number && known->space == space)
-        return known->number;
-    if (++b->last_context >> (16 - CONTEXT_SHIFT)) {
-        jumps_clear(b);
-        memset(b->contexts, 0, sizeof b->contexts);
-        b->last_context = 1;
-    }
-    *known = (struct bt_context){space, b->last_context};
-    return b->last_context;
+    struct bt_context *known = context_of(b, space);
+    if (!known->number || known->space != space)
+        *known = (struct bt_context){space, ++b->last_context};
+    return known->number;
+}
+
+/* So that there are numbers for two. */
+static void reserve_numbers(struct bt_cpu *b) {
+    if (b->last_context + 2 < 1ull << (16 - CONTEXT_SHIFT))
+        return;
+    jumps_clear(b);
+    memset(b->contexts, 0, sizeof b->contexts);
+    b->last_context = 0;
 }
 
 /* A kernel's code is in global pages and the same in every space, until one is seen that is not. */
 static void key_update(struct bt_cpu *b) {
-    bool shared = b->c.cpl != 3 && !b->local_code;
-    uint64_t space = shared ? b->c.space & TLB_PAGE_BITS : b->c.space;
-    b->key = (space_number(b, space) << CONTEXT_SHIFT | bt_mode_key(b)) << 48;
+    reserve_numbers(b);
+    uint64_t shared = b->local_code ? b->c.space : b->c.space & TLB_PAGE_BITS;
+    uint64_t user = space_number(b, b->c.space), supervisor = space_number(b, shared);
+    for (unsigned m = 0; m < BT_MODES; m++) {
+        unsigned kind = m & BT_KEY_TLB;
+        uint64_t number = kind == TLB_USER ? user : supervisor;
+        bool none = kind == TLB_SUPER_AC && !(b->c.s.cr4 & CR4_SMAP);
+        b->key[m] = none ? 0 : (number << CONTEXT_SHIFT | m) << 48;
+    }
+    bt_keys_publish(b);
+}
+
+uint64_t bt_jump_known(const struct bt_cpu *b) {
+    uint64_t rip = b->c.s.rip, index = jump_index(rip);
+    bool known = b->jump.tag[index] + rip + b->key[bt_mode_key(b)] == 0;
+    return known ? b->jump.code[index] : 0;
 }
 
 void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k) {
     uint64_t rip = b->c.s.rip, page = rip & ~PAGE_MASK, index = jump_index(rip);
     bool local = tlb_slot(&b->c, b->c.tlb_fetch, rip)->mask == UINT64_MAX;
     if (unlikely(local && b->c.cpl != 3 && !b->local_code)) {
-        uint64_t was = b->key;
         b->local_code = true;
         key_update(b);
-        /* Unless it was stopped meanwhile. */
-        __atomic_compare_exchange_n(&b->context_key, &was, b->key, false, __ATOMIC_SEQ_CST,
-                                    __ATOMIC_SEQ_CST);
     }
-    b->jump.tag[index] = -(rip + b->key);
+    b->jump.tag[index] = -(rip + b->key[bt_mode_key(b)]);
     b->jump.code[index] = k->code;
     b->jump.page[index] = page;
     note_jump_page(b, page);
@@ -172,14 +188,14 @@ static void space_changed(struct bt_cpu *b) {
 
 void bt_context_update(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
-    if (c->context == b->seen_context && c->tlb == b->seen_tlb && b->vector == b->seen_vector)
+    if (c->context == b->seen_context && c->tlb == b->seen_tlb && c->space == b->seen_space)
         return;
-    if (c->space != b->seen_space)
+    if (c->space != b->seen_space) {
         space_changed(b);
+        key_update(b);
+    }
     b->seen_context = c->context;
     b->seen_tlb = c->tlb;
-    b->seen_vector = b->vector;
-    key_update(b);
 }
 
 static void range_dropped(struct bt_cpu *b, uint64_t lin, uint64_t bytes) {

@@ -179,6 +179,8 @@ void emit_move_rsp(struct tr *t, int32_t by);
 /* To a fixed place relative to the page. */
 void emit_exit(struct tr *t, const struct item *it, int64_t target);
 void emit_branch_item(struct tr *t, const struct item *it);
+void emit_find(struct tr *t, struct cold *cold, unsigned mode);
+void emit_go(struct tr *t);
 struct bt_exit *exit_new(struct tr *t, int64_t target);
 /* A jump whose displacement can be replaced while it is executed. Returns that. */
 uint8_t *emit_aligned_jump(struct tr *t);
