@@ -402,6 +402,40 @@ void emit_lea_item(struct tr *t, const struct item *it) {
     }
 }
 
+/* s1 = a signed bit offset's qword: MOV s0, 6; SARX s1, bit, s0. */
+static void emit_bit_to_qword(struct tr *t, unsigned bit) {
+    EMIT(&t->e, REX | (t->s0 >> 3) * REX_B, 0xb8 | (t->s0 & 7), 6, 0, 0, 0);
+    EMIT(&t->e, 0xc4, 0x42 | (t->s1 >> 3 ? 0 : 0x80) | (bit >> 3 ? 0 : 0x20),
+         0x82 | (~t->s0 & 15) << 3, 0xf7, 0xc0 | (t->s1 & 7) << 3 | (bit & 7));
+}
+
+/* The qword that a bit offset leads to, by its register form or, where it is written, locked or
+ * not, with what remains of the offset. */
+void emit_bit_string(struct tr *t, const struct item *it) {
+    unsigned bit = it->insn->src / 8, opcode = it->zi.opcode;
+    bool writes = it->zi.mnemonic != ZYDIS_MNEMONIC_BT;
+    struct access a = {.size = 8, .write = writes, .group = NO_GROUP};
+    emit_bit_to_qword(t, bit);
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(pushed));
+    emit_address(t, it, item_memory(it));
+    emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(pushed));
+    emit_lea_full(t, t->s0, (int)t->s0, (int)t->s1, 8, 0);
+    struct cold *cold = emit_lookup_single(t, it, &a, BT_NONE);
+    if (writes) {
+        emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
+        emit_pext(t, t->s1, bit, BT_OFF(mask_bit));
+        if (it->insn->flags & INSN_LOCK)
+            emit8(&t->e, 0xf0);
+        EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_R | (t->s0 >> 3) * REX_B, 0x0f, opcode,
+             (t->s1 & 7) << 3 | (t->s0 & 7));
+    } else {
+        emit_slot(t, OP_LOAD, t->s0, single_place(t));
+        EMIT(&t->e, REX | REX_W | (bit >> 3) * REX_R | (t->s0 >> 3) * REX_B, 0x0f, opcode,
+             0xc0 | (bit & 7) << 3 | (t->s0 & 7));
+    }
+    goes_on_here(t, cold);
+}
+
 /* ---- the stack ---- */
 
 void emit_move_rsp(struct tr *t, int32_t by) {

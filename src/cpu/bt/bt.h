@@ -115,6 +115,9 @@ struct bt_cpu {
     /* For PEXT: page index, bits from 12 on, jump index, arithmetic flags, all but IF, some low
      * bits of a count. */
     uint64_t mask_tlb, mask_above, mask_jump, mask_arith, mask_not_if, mask_spins;
+    uint64_t mask_not_df, mask_not_ac, mask_bit; /* the last is 63 */
+    uint64_t no_user_tsc, no_fsgsbase; /* not 0: CR4 forbids RDTSC to users, RDFSBASE to all */
+    const struct tlb_entry *tlb_of[TLB_OFF];
     uint64_t spins;   /* PAUSE instructions */
     uint64_t tsc_add; /* to the host's TSC */
     /* What FS and GS add to an address; in 32-bit code, what makes it nobody's where there is a
@@ -216,7 +219,7 @@ void bt_call_out(void), bt_leave(void), bt_leave_linked(void);
 /* What a block of code at c.s.rip has to be translated for: BT_KEY_... and the TLB's kind. */
 unsigned bt_mode_key(const struct bt_cpu *b);
 /* Whether RDTSC may run in place. */
-bool bt_tsc_in_place(const struct bt_cpu *b, bool user);
+bool bt_tsc_in_place(const struct bt_cpu *b);
 
 /* Called by entry.c with all guest state in the vCPU: executes the site's instruction. False: do
  * not go back. */

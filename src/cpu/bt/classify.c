@@ -171,6 +171,20 @@ static bool memory_simple(const struct tr *t, const struct item *it) {
     return it->zi.address_width == t->bits && encoded && m->size <= 256 && segment_ok(t, it);
 }
 
+/* With an offset that reaches beyond the operand. */
+static bool is_bit_string(const struct tr *t, const struct item *it) {
+    switch (it->zi.mnemonic) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC:
+        return t->bits == 64 && it->zi.operand_width == 64 &&
+               it->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && memory_simple(t, it);
+    default:
+        return false;
+    }
+}
+
 static bool same_shape(const struct tr *t, const struct item *it) {
     ZydisMnemonic m = it->zi.mnemonic;
     return (copies(m) || is_bit_test(it) || copies_counted(t, m) || is_division(it) ||
@@ -353,41 +367,13 @@ static bool is_hint(const struct item *it) {
     return it->zi.meta.category == ZYDIS_CATEGORY_PREFETCH || it->zi.mnemonic == ZYDIS_MNEMONIC_NOP;
 }
 
-/* ---- system instructions that are often executed ---- */
-
-static bool supervisor(const struct tr *t) {
-    return t->tlb_kind != TLB_USER;
-}
-
-static enum bt_kind classify_system(const struct tr *t, const struct item *it) {
-    switch (it->zi.mnemonic) {
-    case ZYDIS_MNEMONIC_CLI:
-        return supervisor(t) ? CLEAR_IF : OUT;
-    case ZYDIS_MNEMONIC_STI:
-        return supervisor(t) ? SET_IF : OUT;
-    case ZYDIS_MNEMONIC_PUSHFQ:
-    case ZYDIS_MNEMONIC_PUSHFD:
-        return it->zi.operand_width == t->bits ? PUSH_FLAGS : OUT;
-    case ZYDIS_MNEMONIC_PAUSE:
-        return SPIN;
-    case ZYDIS_MNEMONIC_SERIALIZE:
-        return FENCE;
-    case ZYDIS_MNEMONIC_RDTSC:
-        return bt_tsc_in_place(t->b, !supervisor(t)) ? READ_TSC : OUT;
-    case ZYDIS_MNEMONIC_CPUID: /* serializes, and is slow on a real machine too */
-        return LAST;
-    default:
-        return OUT;
-    }
-}
-
 static enum bt_kind classify_plain(const struct tr *t, const struct item *it) {
     if (is_vector(it) && (!item_memory(it) || memory_simple(t, it)))
         return !t->vector ? VECTOR : item_memory(it) ? MEM : COPY;
     if (is_rotate(it) && gpr_operands(it))
         return ROTATE;
     if (!same_shape(t, it))
-        return classify_system(t, it);
+        return is_bit_string(t, it) ? BIT_STRING : bt_classify_system(t, it);
     if (item_memory(it))
         return memory_simple(t, it) ? MEM : OUT;
     if (t->bits == 32 && is_short_inc(it))

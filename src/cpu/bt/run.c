@@ -60,19 +60,21 @@ static bool is_flat32(const struct x86_cpu *c) {
            cs->base == 0 && cs->limit == UINT32_MAX && !c->vm86;
 }
 
+/* Translated code knows supervisors and users, not what is between. */
 static bool runs_translated(const struct x86_cpu *c) {
-    return (c->mode64 || is_flat32(c)) && c->tlb != c->tlbs[TLB_OFF] && !c->watching;
+    return (c->mode64 || is_flat32(c)) && c->tlb != c->tlbs[TLB_OFF] && !c->watching &&
+           (c->cpl == 0 || c->cpl == 3);
 }
 
 unsigned bt_mode_key(const struct bt_cpu *b) {
     return (b->c.mode64 ? 0 : BT_KEY_32) | (b->vector ? BT_KEY_VECTOR : 0) | bt_tlb_kind(&b->c);
 }
 
-bool bt_tsc_in_place(const struct bt_cpu *b, bool user) {
-    return clock_tsc_is_host(b->c.clock) && !user;
+bool bt_tsc_in_place(const struct bt_cpu *b) {
+    return clock_tsc_is_host(b->c.clock);
 }
 
-/* What translated code adds without asking. */
+/* What translated code takes from here without asking. */
 static void additions_update(struct bt_cpu *b) {
     const uint64_t nobodys = 1ull << 62;
     struct x86_cpu *c = &b->c;
@@ -80,6 +82,8 @@ static void additions_update(struct bt_cpu *b) {
         b->seg_base[n] = c->s.seg[n].base;
         b->seg_limited[n] = seg_is_unlimited(&c->s.seg[n]) ? 0 : nobodys;
     }
+    b->no_user_tsc = c->s.cr4 & CR4_TSD;
+    b->no_fsgsbase = !(c->s.cr4 & CR4_FSGSBASE);
     b->tsc_add = (uint64_t)(clock_tsc_offset(c->clock) + atomic_load(&c->v.tsc_offset));
 }
 
@@ -94,11 +98,13 @@ static void choose_vector(struct bt_cpu *b) {
 /* RF is about breakpoints, and gone after the next instruction. With none set nobody sees it go
  * before. */
 static bool needs_attention(struct x86_cpu *c) {
+    uint64_t rf = c->s.rflags & FLAG_RF;
     if (likely(!interp_needs_attention(c)))
         return false;
-    if (c->s.rflags & FLAG_RF && !c->stopping && !atomic_load(&c->v.events))
-        c->s.rflags &= ~(uint64_t)FLAG_RF;
-    return interp_needs_attention(c);
+    c->s.rflags &= ~rf;
+    bool more = interp_needs_attention(c);
+    c->s.rflags |= more ? rf : 0;
+    return more;
 }
 
 /* ---- going on without the loop ---- */
@@ -154,6 +160,8 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
         c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || bt_stopped(b) ||
         interp_needs_attention(c))
         return goes_on(b);
+    if (i->flags & INSN_END)
+        additions_update(b);
     if (s->operand != BT_NONE)
         bt_tlb_learn(b, lin);
     return true;
@@ -384,6 +392,11 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->mask_arith = FLAG_ARITH;
     b->mask_not_if = ~(uint64_t)FLAG_IF;
     b->mask_spins = SPINS - 1;
+    b->mask_not_df = ~(uint64_t)FLAG_DF;
+    b->mask_not_ac = ~(uint64_t)FLAG_AC;
+    b->mask_bit = 63;
+    for (unsigned k = 0; k < TLB_OFF; k++)
+        b->tlb_of[k] = b->c.tlbs[k];
     b->call_out = (uint64_t)(uintptr_t)bt_call_out;
     b->leave = (uint64_t)(uintptr_t)bt_leave;
     b->leave_linked = (uint64_t)(uintptr_t)bt_leave_linked;

@@ -103,6 +103,9 @@ static void emit_item(struct tr *t, struct item *it) {
     case LEA:
         emit_lea_item(t, it);
         break;
+    case BIT_STRING:
+        emit_bit_string(t, it);
+        break;
     case PUSH:
         emit_push(t, it);
         break;
@@ -122,6 +125,12 @@ static void emit_item(struct tr *t, struct item *it) {
     case SET_IF:
     case SPIN:
     case READ_TSC:
+    case SWAP_GS:
+    case CLEAR_DF:
+    case READ_CR:
+    case READ_SEGMENT:
+    case READ_BASE:
+    case CHANGE_AC:
         emit_system_item(t, it);
         break;
     default:

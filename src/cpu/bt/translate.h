@@ -39,6 +39,12 @@ enum bt_kind {
     SPIN,  /* PAUSE */
     FENCE, /* what serializes: goes on elsewhere, for code may have been written */
     READ_TSC,
+    SWAP_GS,
+    CLEAR_DF,
+    READ_CR,
+    READ_SEGMENT, /* its selector */
+    READ_BASE,    /* of FS or GS */
+    BIT_STRING,   /* a bit test whose offset reaches beyond the operand */
     JCC,
     COUNT, /* JCXZ and LOOP */
     CALL,
@@ -46,6 +52,7 @@ enum bt_kind {
     JMP,
     JMP_TO,
     RET,
+    CHANGE_AC, /* STAC and CLAC */
 };
 
 /* From here on nothing follows in the region but what a branch in it goes to. */
@@ -169,6 +176,7 @@ void emit_push(struct tr *t, const struct item *it), emit_pop(struct tr *t, cons
 void emit_push_from(struct tr *t, const struct item *it),
     emit_leave(struct tr *t, const struct item *it);
 void emit_push_flags(struct tr *t, const struct item *it);
+void emit_bit_string(struct tr *t, const struct item *it);
 /* A load of a branch's target to s0; a return address's store; neither moves RSP. */
 void emit_load_target(struct tr *t, const struct item *it);
 void emit_load_return(struct tr *t, const struct item *it);
@@ -187,6 +195,7 @@ uint8_t *emit_aligned_jump(struct tr *t);
 
 /* ---- system.c ---- */
 void emit_system_item(struct tr *t, const struct item *it);
+enum bt_kind bt_classify_system(const struct tr *t, const struct item *it);
 
 /* ---- cold.c ---- */
 void emit_leave_stub(struct tr *t, const struct bt_exit *exit);
