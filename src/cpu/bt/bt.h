@@ -45,6 +45,16 @@ struct bt_jumps {
     uint64_t tag[BT_JUMP_SIZE], code[BT_JUMP_SIZE], page[BT_JUMP_SIZE];
 };
 
+struct bt_cpu;
+struct bt_site;
+
+/*
+ * Executes a site's instruction, in the common case, with the guest's state in the vCPU but for
+ * RBX, RBP and R12 to R15. Goes on at b->jump_to, which is behind the instruction unless it is
+ * changed. False, with nothing changed: it is one for the reference engine. Raises nothing.
+ */
+typedef bool bt_quick_fn(struct bt_cpu *b, const struct bt_site *s);
+
 /* A place in translated code that calls out; addresses are executable ones. */
 struct bt_site {
     const struct x86_insn *insn;
@@ -54,6 +64,8 @@ struct bt_site {
     uint64_t retry;  /* a look-up, once the inline TLB was refilled */
     uint64_t out;    /* what to do when it cannot be */
     uint64_t back;   /* behind the instruction */
+    uint64_t via;    /* bt_call_engine(), or bt_call_quick(), which asks `quick` first */
+    bt_quick_fn *quick;
 };
 
 /* Which address a site's instruction accesses, for filling the inline TLB. */
@@ -214,7 +226,8 @@ void bt_refill_read_known(void), bt_refill_write_known(void);
 /* entry.c */
 void bt_enter(struct bt_cpu *b, uint64_t code); /* returns when translated code was left */
 /* Jumped to or called by translated code only. */
-void bt_call_out(void), bt_leave(void), bt_leave_linked(void);
+void bt_call_out(void), bt_call_engine(void), bt_call_stored(void), bt_call_quick(void);
+void bt_leave(void), bt_leave_linked(void);
 
 /* What a block of code at c.s.rip has to be translated for: BT_KEY_... and the TLB's kind. */
 unsigned bt_mode_key(const struct bt_cpu *b);
@@ -227,6 +240,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *site);
 /* The same once code was left by `link_exit`, or for c.s.rip when there is none. True: go to
  * `jump_to`. */
 bool bt_exit_run(struct bt_cpu *b);
+bool bt_vector_usable(const struct x86_cpu *c);
 
 /* ---- tlb.c: the inline TLB and the jump table; by the vCPU's thread, or while the world stands
  * ---- */

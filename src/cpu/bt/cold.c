@@ -21,6 +21,7 @@ static const struct x86_insn *kept_insn(struct tr *t, const struct item *it) {
 
 static struct bt_site *site_new(struct tr *t, const struct cold *cold) {
     const struct x86_insn *insn = kept_insn(t, cold->item);
+    bt_quick_fn *quick = bt_quick(t, cold->item);
     struct bt_site *site = insn ? bt_cache_alloc(t->b->cache, sizeof *site) : NULL;
     if (!site) {
         t->e.full = true;
@@ -32,7 +33,9 @@ static struct bt_site *site_new(struct tr *t, const struct cold *cold) {
                              .leaves = cold->back == 0,
                              .retry = cold->retry,
                              .out = t->tail[BT_TAIL_OUT],
-                             .back = cold->back};
+                             .back = cold->back,
+                             .quick = quick,
+                             .via = (uint64_t)(uintptr_t)(quick ? bt_call_quick : bt_call_engine)};
     return site;
 }
 

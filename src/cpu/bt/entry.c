@@ -10,9 +10,6 @@
 #include "cpu/bt/bt.h"
 #include "cpu/bt/vectors.h"
 
-#define STR2(x) #x
-#define STR(x) STR2(x)
-
 /* Offsets as assembler operands. */
 #define GPR(n) [gpr##n] "i"(BT_GPR(n))
 
@@ -43,6 +40,9 @@
     M(5, rbp)                                                                                      \
     M(6, rsi)                                                                                      \
     M(7, rdi) M(8, r8) M(9, r9) M(10, r10) M(11, r11) M(12, r12) M(13, r13) M(14, r14) M(15, r15)
+#define EACH_CALLER_SAVED(M)                                                                       \
+    M(1, rcx) M(2, rdx) M(6, rsi) M(7, rdi) M(8, r8) M(9, r9) M(10, r10) M(11, r11)
+#define EACH_CALLEE_SAVED(M) M(3, rbx) M(5, rbp) M(12, r12) M(13, r13) M(14, r14) M(15, r15)
 #define STORE_GPR(n, r) "movq %%" #r ", %%gs:%c[gpr" #n "]\n\t"
 #define LOAD_GPR(n, r) "movq %%gs:%c[gpr" #n "], %%" #r "\n\t"
 
@@ -50,6 +50,7 @@
     [cc] "i"(offsetof(struct bt_cpu, c.cc)), [host] "i"(BT_OFF(host_rsp)),                         \
         [to] "i"(BT_OFF(jump_to)), [link] "i"(BT_OFF(link_exit)), [save] "i"(BT_OFF(save_rax)),    \
         [linked] "i"(BT_OFF(leave_linked)), [site] "i"(BT_OFF(site)),                              \
+        [via] "i"(offsetof(struct bt_site, via)), [quick] "i"(offsetof(struct bt_site, quick)),    \
         [vector] "i"(BT_OFF(vector)), [zmm] "i"(BT_OFF(c.s.fpu.zmm)),                              \
         [mxcsr] "i"(BT_OFF(c.s.fpu.mxcsr)), [hostmxcsr] "i"(BT_OFF(host_mxcsr)), GPR(0), GPR(1),   \
         GPR(2), GPR(3), GPR(4), GPR(5), GPR(6), GPR(7), GPR(8), GPR(9), GPR(10), GPR(11), GPR(12), \
@@ -127,14 +128,47 @@ __attribute__((naked)) void bt_leave(void) {
  * point RSP is 16-byte aligned.
  */
 __attribute__((naked)) void bt_call_out(void) {
-    __asm__("movq %%rax, %%gs:%c[gpr0]\n\t" EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC VECTORS_OUT
-            "popq %%rax\n\t"
-            "movq %%rax, %%gs:%c[to]\n\t"
-            "movq %%gs:%c[site], %%rsi\n\t"
+    __asm__("movq %%rax, %%gs:%c[gpr0]\n\t"
+            "movq %%gs:%c[site], %%rax\n\t"
+            "jmpq *%c[via](%%rax)\n\t"
+            :
+            : OPERANDS);
+}
+
+/* RAX is stored already. */
+__attribute__((naked)) void bt_call_engine(void) {
+    __asm__(EACH_BUT_RAX_RSP(STORE_GPR) FLAGS_TO_CC VECTORS_OUT "popq %%rax\n\t"
+                                                                "movq %%rax, %%gs:%c[to]\n\t"
+                                                                "jmp bt_call_stored\n\t"
+            :
+            : OPERANDS);
+}
+
+/* All is. */
+__attribute__((naked)) void bt_call_stored(void) {
+    __asm__("movq %%gs:%c[site], %%rsi\n\t"
             "movq (%%rsp), %%rdi\n\t"
             "call bt_site_run\n\t"
             "testb %%al, %%al\n\t"
             "jz 1f\n\t" RESUME "1:\n\t" RETURN
+            :
+            : OPERANDS);
+}
+
+/* The registers that functions keep stay where they are, unless the engine is called after all. */
+__attribute__((naked)) void bt_call_quick(void) {
+    __asm__(EACH_CALLER_SAVED(STORE_GPR) FLAGS_TO_CC VECTORS_OUT
+            "popq %%rax\n\t"
+            "movq %%rax, %%gs:%c[to]\n\t"
+            "movq %%gs:%c[site], %%rsi\n\t"
+            "movq (%%rsp), %%rdi\n\t"
+            "call *%c[quick](%%rsi)\n\t"
+            "testb %%al, %%al\n\t"
+            "jz 1f\n\t" VECTORS_IN CC_TO_FLAGS EACH_CALLER_SAVED(
+                LOAD_GPR) "movq %%gs:%c[gpr0], %%rax\n\t"
+                          "movq %%gs:%c[gpr4], %%rsp\n\t"
+                          "jmpq *%%gs:%c[to]\n\t"
+                          "1:\n\t" EACH_CALLEE_SAVED(STORE_GPR) "jmp bt_call_stored\n\t"
             :
             : OPERANDS);
 }

@@ -31,7 +31,7 @@ static struct bt_cpu *bt_of(struct vcpu *v) {
  * Whether vector instructions may run in place: enabled, as AVX is, and with every exception
  * masked, so that they can raise nothing but what their memory operands do.
  */
-static bool vector_usable(const struct x86_cpu *c) {
+bool bt_vector_usable(const struct x86_cpu *c) {
     const uint32_t masks = 0x1f80;
     bool sse = !(c->s.cr0 & (CR0_EM | CR0_TS)) && c->s.cr4 & CR4_OSFXSR;
     bool avx = c->s.cr4 & CR4_OSXSAVE && c->s.xcr0 & XCR0_AVX;
@@ -92,7 +92,7 @@ static void additions_update(struct bt_cpu *b) {
 static void choose_vector(struct bt_cpu *b) {
     bool user = b->c.cpl == 3;
     b->user_vector |= user && b->vector_wanted;
-    b->vector = (b->vector_wanted || (user && b->user_vector)) && vector_usable(&b->c);
+    b->vector = (b->vector_wanted || (user && b->user_vector)) && bt_vector_usable(&b->c);
 }
 
 /* RF is about breakpoints, and gone after the next instruction. With none set nobody sees it go
@@ -157,7 +157,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     c->s.rip = c->next;
     c->icount++;
     if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
-        c->tlb != b->seen_tlb || (b->vector && !vector_usable(c)) || bt_stopped(b) ||
+        c->tlb != b->seen_tlb || (b->vector && !bt_vector_usable(c)) || bt_stopped(b) ||
         interp_needs_attention(c))
         return goes_on(b);
     if (i->flags & INSN_END)

@@ -197,6 +197,10 @@ uint8_t *emit_aligned_jump(struct tr *t);
 void emit_system_item(struct tr *t, const struct item *it);
 enum bt_kind bt_classify_system(const struct tr *t, const struct item *it);
 
+/* ---- cross.c ---- */
+/* What a call out for this instruction asks first, or NULL. */
+bt_quick_fn *bt_quick(const struct tr *t, const struct item *it);
+
 /* ---- cold.c ---- */
 void emit_leave_stub(struct tr *t, const struct bt_exit *exit);
 void emit_tails(struct tr *t); /* before any of the cold code */

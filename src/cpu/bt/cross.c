@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * SYSCALL and 64-bit SYSRET without leaving translated code: what x86/syscall.c and
+ * cpu_update_mode() do, of which little changes between flat 64-bit segments, and the jump table of
+ * the other privilege. The rest is the reference engine's.
+ */
+#include "cpu/bt/translate.h"
+
+#define ATTR_CODE (SEG_G | SEG_L | SEG_P | SEG_S | 0xb)
+#define ATTR_DATA (SEG_G | SEG_DB | SEG_P | SEG_S | 0x3)
+#define SYSRET_FLAGS 0x3c7fd7u
+
+/* Where the code at `rip` is, for a mode. */
+static bool find(struct bt_cpu *b, uint64_t rip, unsigned mode) {
+    uint64_t index = rip >> 1 & (BT_JUMP_SIZE - 1);
+    uint64_t key = __atomic_load_n(&b->context_key[mode], __ATOMIC_RELAXED);
+    if (b->jump.tag[index] + rip + key != 0)
+        return false;
+    b->jump_to = b->jump.code[index];
+    b->page = rip & ~PAGE_MASK;
+    return true;
+}
+
+/* To 64-bit code without AC. */
+static void enter_privilege(struct bt_cpu *b, unsigned cpl, uint16_t cs, uint16_t ss) {
+    struct x86_cpu *c = &b->c;
+    c->s.seg[SEG_CS] =
+        (struct x86_seg){.limit = UINT32_MAX, .attr = ATTR_CODE | cpl << 5, .sel = cs};
+    c->s.seg[SEG_SS] =
+        (struct x86_seg){.limit = UINT32_MAX, .attr = ATTR_DATA | cpl << 5, .sel = ss};
+    c->cpl = (uint8_t)cpl;
+    c->flat |= 1u << SEG_SS;
+    c->tlb = c->tlb_fetch = c->tlbs[cpl == 3 ? TLB_USER : TLB_SUPER];
+    b->seen_tlb = c->tlb;
+    c->context = b->seen_context = (c->context & ~1ull) | (cpl == 3);
+}
+
+static bool cross_syscall(struct bt_cpu *b, const struct bt_site *s) {
+    struct x86_cpu *c = &b->c;
+    const struct x86_msrs *m = &c->s.msr;
+    uint64_t next = b->page + s->offset + s->insn->len, flags = cpu_flags(c);
+    uint16_t cs = (m->star >> 32) & 0xfffc;
+    if (!(c->s.efer & EFER_SCE) || flags & (FLAG_AC | FLAG_RF) || c->context != b->seen_context ||
+        !find(b, m->lstar, TLB_SUPER))
+        return false;
+    c->s.gpr[RCX] = next;
+    c->s.gpr[R11] = flags;
+    cpu_set_flags(c, flags & ~m->sfmask);
+    enter_privilege(b, 0, cs, (uint16_t)(cs + 8));
+    b->vector = false;
+    return true;
+}
+
+/* Not with events waiting, nor to code that traps or checks alignment. */
+static bool cross_sysret(struct bt_cpu *b, const struct bt_site *s) {
+    struct x86_cpu *c = &b->c;
+    uint64_t rip = c->s.gpr[RCX], flags = c->s.gpr[R11] & SYSRET_FLAGS;
+    uint16_t base = (uint16_t)(c->s.msr.star >> 48);
+    bool vector = b->user_vector && bt_vector_usable(c);
+    (void)s;
+    if (!(c->s.efer & EFER_SCE) || flags & (FLAG_TF | FLAG_AC) ||
+        (uint64_t)((int64_t)(rip << 16) >> 16) != rip ||
+        atomic_load_explicit(&c->v.events, memory_order_relaxed) || c->context != b->seen_context ||
+        !find(b, rip, TLB_USER | (vector ? BT_KEY_VECTOR : 0)))
+        return false;
+    cpu_set_flags(c, flags);
+    enter_privilege(b, 3, (base + 16) | 3, (base + 8) | 3);
+    b->vector = vector;
+    return true;
+}
+
+bt_quick_fn *bt_quick(const struct tr *t, const struct item *it) {
+    if (t->bits != 64 || it->insn->mnemonic == 0)
+        return NULL;
+    if (it->insn->mnemonic == ZYDIS_MNEMONIC_SYSCALL)
+        return t->tlb_kind == TLB_USER ? cross_syscall : NULL;
+    if (it->insn->mnemonic == ZYDIS_MNEMONIC_SYSRET)
+        return t->tlb_kind == TLB_SUPER && it->insn->osize == 8 ? cross_sysret : NULL;
+    return NULL;
+}
