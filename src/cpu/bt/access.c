@@ -386,6 +386,18 @@ void emit_memory_item(struct tr *t, const struct item *it) {
     goes_on_here(t, trap);
 }
 
+struct cold *emit_load_operand(struct tr *t, const struct item *it) {
+    struct cold *cold;
+    struct place p = memory_place(t, it, &cold);
+    EMIT(&t->e, REX | (t->s0 >> 3) * REX_R | place_rex(p));
+    if (it->access[ON_MEMORY].size == 2)
+        EMIT(&t->e, 0x0f, 0xb7);
+    else
+        emit8(&t->e, OP_LOAD);
+    emit_place(t, t->s0, p);
+    return cold;
+}
+
 void emit_lea_item(struct tr *t, const struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     unsigned to = it->insn->dst / 8, wide = it->zi.operand_width == 64 ? REX_W : 0;

@@ -60,6 +60,7 @@ struct bt_site {
     const struct x86_insn *insn;
     uint32_t offset; /* of the instruction in its page */
     uint8_t operand; /* enum bt_operand */
+    uint8_t x87;     /* BT_X87_... (fpu.h) */
     uint8_t leaves;  /* never comes back: ends the block */
     uint64_t retry;  /* a look-up, once the inline TLB was refilled */
     uint64_t out;    /* what to do when it cannot be */
@@ -82,6 +83,7 @@ struct bt_exit {
     uint16_t spilled;     /* the registers that its block lent */
     bool vector;          /* what follows wants the guest's vector registers in the host's */
     bool single;          /* what follows accesses memory that straddles pages */
+    bool x87;             /* what follows wants the guest's x87 state in the host's registers */
     int32_t unlinked;     /* the displacement while it goes to no block */
     struct bt_block *to;  /* the block it is linked to, or NULL */
     struct bt_exit *next; /* another that is */
@@ -141,7 +143,14 @@ struct bt_cpu {
     bool vector_wanted; /* the block that was left ended before a vector instruction */
     bool user_vector;   /* one of user code did: it keeps them there from now on */
     bool single_wanted; /* or before accesses that straddle pages */
+    bool x87_wanted;    /* or before x87 or MMX instructions */
     uint32_t host_mxcsr;
+    /* fpu.c: 0 while the guest's x87 state is in the host's registers; then, where the last
+     * instruction that sets FIP is. */
+    uint64_t x87_away, x87_page, x87_cs;
+    uint32_t x87_off; /* UINT32_MAX: FIP is as it was */
+    uint64_t control, mask_fcw, mask_mxcsr;
+    _Alignas(64) uint8_t x87_area[576];
     bool code_written;     /* a page with translated code was, by this vCPU */
     _Atomic bool in_code;  /* between entering and leaving translated code, calls out included */
     unsigned link_flushes; /* bt_cache_flushes() when link_exit was set */

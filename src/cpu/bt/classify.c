@@ -368,6 +368,9 @@ static bool is_hint(const struct item *it) {
 }
 
 static enum bt_kind classify_plain(const struct tr *t, const struct item *it) {
+    enum bt_kind fpu = fpu_classify(t, it);
+    if (fpu != OUT && (!item_memory(it) || memory_simple(t, it)))
+        return fpu;
     if (is_vector(it) && (!item_memory(it) || memory_simple(t, it)))
         return !t->vector ? VECTOR : item_memory(it) ? MEM : COPY;
     if (is_rotate(it) && gpr_operands(it))

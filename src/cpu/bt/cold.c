@@ -30,6 +30,7 @@ static struct bt_site *site_new(struct tr *t, const struct cold *cold) {
     *site = (struct bt_site){.insn = insn,
                              .offset = cold->item->off,
                              .operand = (uint8_t)cold->operand,
+                             .x87 = (uint8_t)fpu_site(t, cold->item),
                              .leaves = cold->back == 0,
                              .retry = cold->retry,
                              .out = t->tail[BT_TAIL_OUT],
@@ -230,7 +231,7 @@ static void emit_group_miss(struct tr *t, struct cold *cold) {
 void emit_cold(struct tr *t, struct cold *cold) {
     if (!cold->exit) {
         emit_out(t, cold);
-    } else if (cold->exit->single) {
+    } else if (cold->exit->single && !cold->exit->x87) {
         emit_group_miss(t, cold);
     } else {
         if (cold->poll || cold->from)

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "cpu/bt/bt.h"
+#include "cpu/bt/fpu.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
@@ -153,7 +154,10 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     uint64_t lin = s->operand == BT_NONE ? 0 : operand_linear(b, s);
     c->next = next;
     b->stats.called[i->mnemonic]++;
+    if (s->x87 & BT_X87_FLUSH)
+        bt_x87_flush(b);
     i->fn(c, i);
+    bt_x87_check(b);
     c->s.rip = c->next;
     c->icount++;
     if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
@@ -162,6 +166,8 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
         return goes_on(b);
     if (i->flags & INSN_END)
         additions_update(b);
+    if (s->x87 & BT_X87_LOAD && !bt_x87_load(b))
+        return false;
     if (s->operand != BT_NONE)
         bt_tlb_learn(b, lin);
     return true;
@@ -170,7 +176,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
 /* Exits that can be linked are for the loop to link; a block that is dead, for it to replace. */
 bool bt_exit_run(struct bt_cpu *b) {
     const struct bt_exit *x = b->link_exit;
-    if (x && (x->inner || x->vector || x->single || !x->block->alive))
+    if (x && (x->inner || x->vector || x->single || x->x87 || !x->block->alive))
         return false;
     if (x)
         b->c.s.rip = cpu_wrap(&b->c, b->page + (uint64_t)(int64_t)x->target);
@@ -228,19 +234,33 @@ static void enter(struct bt_cpu *b, struct bt_block *k) {
         b->c.s.rip = cpu_wrap(&b->c, b->page + (uint64_t)(int64_t)b->link_exit->target);
         b->vector_wanted = b->link_exit->vector;
         b->single_wanted = b->link_exit->single;
+        b->x87_wanted = b->link_exit->x87;
         b->link_flushes = bt_cache_flushes(b->cache);
     }
     bt_code_left(b);
 }
 
+/* Any instruction may come. */
+static void interpret(struct bt_cpu *b) {
+    b->link_exit = NULL;
+    b->single_wanted = false;
+    bt_x87_flush(b);
+    interp_run_block(&b->c);
+}
+
+/* What the code that comes wants in the host's registers. */
+static bool load_wanted(struct bt_cpu *b) {
+    bool vector = b->vector_wanted, x87 = b->x87_wanted;
+    choose_vector(b);
+    b->vector_wanted = b->x87_wanted = false;
+    bt_x87_check(b);
+    return (!vector || b->vector) && (!x87 || bt_x87_load(b));
+}
+
 static void run_code(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
-    bool wanted = b->vector_wanted;
-    choose_vector(b);
-    b->vector_wanted = false;
-    if (wanted && !b->vector) {
-        b->link_exit = NULL;
-        interp_run_block(c); /* raises what has to be raised */
+    if (!load_wanted(b)) {
+        interpret(b); /* raises what has to be raised */
         return;
     }
     bt_context_update(b);
@@ -248,9 +268,7 @@ static void run_code(struct bt_cpu *b) {
     unsigned flushes = bt_cache_flushes(b->cache);
     struct bt_block *k = next_block(b);
     if (!k) {
-        b->link_exit = NULL;
-        b->single_wanted = false;
-        interp_run_block(c);
+        interpret(b);
         return;
     }
     bt_let_run(b);
@@ -280,20 +298,21 @@ static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
     int why = setjmp(c->jmp);
     bt_code_left(b);
     interp_left_block(c);
-    b->vector_wanted = b->single_wanted = false;
+    b->vector_wanted = b->single_wanted = b->x87_wanted = false;
     b->link_exit = NULL;
     if (why == JMP_FAULT)
         exc_deliver(c);
     for (;;) {
         if (unlikely(needs_attention(c))) {
             b->link_exit = NULL;
-            b->single_wanted = false;
+            b->single_wanted = b->x87_wanted = false;
+            bt_x87_flush(b);
             if (interp_attend(c, x))
                 return;
         } else if (likely(runs_translated(c))) {
             run_code(b);
         } else {
-            interp_run_block(c);
+            interpret(b);
         }
     }
 }
@@ -305,6 +324,7 @@ static void bt_run(struct vcpu *v, struct vcpu_exit *x) {
     bt_signals_prepare(b);
     set_gs((uint64_t)(uintptr_t)b);
     loop(b, x);
+    bt_x87_flush(b);
     set_gs(outer);
 }
 
@@ -401,6 +421,7 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->leave = (uint64_t)(uintptr_t)bt_leave;
     b->leave_linked = (uint64_t)(uintptr_t)bt_leave_linked;
     bt_tlb_init(b);
+    bt_x87_init(b);
     if (interp_cpu_init(&b->c, &engine_bt, vm, index, e) < 0) {
         free(b);
         return NULL;

@@ -70,6 +70,8 @@ static void emit_want_vector(struct tr *t, const struct item *it) {
 
 static void emit_item(struct tr *t, struct item *it) {
     it->at = t->e.p;
+    if (it->label)
+        t->x87_noted = false;
     switch (it->kind) {
     case OUT:
         emit_out(t, it, false);
@@ -84,6 +86,12 @@ static void emit_item(struct tr *t, struct item *it) {
         break;
     case FENCE:
         emit_exit(t, it, it->off + it->insn->len);
+        break;
+    case X87:
+        emit_x87_item(t, it);
+        break;
+    case LOAD_CONTROL:
+        emit_load_control(t, it);
         break;
     case ROTATE:
         emit_rotate(t, it);
@@ -173,6 +181,9 @@ static void emit_region(struct tr *t) {
     t->block->code = (uint64_t)t->block->entry + (uint64_t)t->e.to_rx;
     emit_spill(t);
     t->block->inner = emit_gate(t);
+    t->x87_noted = false;
+    if (t->x87)
+        emit_x87_wanted(t);
     for (unsigned n = 0; n < t->count; n++)
         emit_item(t, &t->item[n]);
     if (!ends_flow(last->kind))
@@ -196,6 +207,7 @@ bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host)
     t.bits = b->c.mode64 ? 64 : 32;
     t.e = bt_cache_emit(b->cache);
     region_collect(&t, host);
+    t.x87 = fpu_used(&t);
     if (t.count == 0)
         return true; /* the first instruction crosses into the next page */
     block->spilled = (uint16_t)t.spilled;

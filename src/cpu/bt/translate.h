@@ -27,7 +27,9 @@ enum bt_kind {
     RECODED,     /* INC and DEC of 32-bit code, whose bytes are prefixes in 64-bit code */
     ROTATE,
     MEM,
-    VECTOR, /* wants the vector registers, which this region does not have */
+    VECTOR,       /* wants the vector registers, which this region does not have */
+    X87,          /* or MMX */
+    LOAD_CONTROL, /* FLDCW, LDMXCSR */
     LEA,
     PUSH,
     PUSH_FROM, /* memory */
@@ -128,9 +130,11 @@ struct tr {
     unsigned s0, s1;  /* scratch registers */
     bool rcx_free;    /* RCX is a third one */
     unsigned tlb_kind;
-    unsigned bits; /* 32 or 64 */
-    bool single;   /* no groups: for code whose accesses straddle pages */
-    bool vector;   /* the guest's vector registers are in the host's */
+    unsigned bits;  /* 32 or 64 */
+    bool single;    /* no groups: for code whose accesses straddle pages */
+    bool vector;    /* the guest's vector registers are in the host's */
+    bool x87;       /* and its x87 state */
+    bool x87_noted; /* where x87 instructions are, but for the offset */
     struct cold cold[REGION_INSNS * 3];
     unsigned colds;
     struct x86_insn insn[REGION_INSNS];
@@ -171,6 +175,8 @@ uint8_t *jump_unless_zero(struct tr *t);
 struct cold *cold_new(struct tr *t, const struct item *it);
 uint8_t *emit_marker(struct tr *t);
 void emit_memory_item(struct tr *t, const struct item *it);
+/* The operand, of 2 or 4 bytes, to s0. Where the instruction goes on after a miss is to be told. */
+struct cold *emit_load_operand(struct tr *t, const struct item *it);
 void emit_lea_item(struct tr *t, const struct item *it);
 void emit_push(struct tr *t, const struct item *it), emit_pop(struct tr *t, const struct item *it);
 void emit_push_from(struct tr *t, const struct item *it),
@@ -192,6 +198,19 @@ void emit_go(struct tr *t);
 struct bt_exit *exit_new(struct tr *t, int64_t target);
 /* A jump whose displacement can be replaced while it is executed. Returns that. */
 uint8_t *emit_aligned_jump(struct tr *t);
+
+/* ---- fpu.c ---- */
+
+/* X87, LOAD_CONTROL or VECTOR; OUT for what is none of them. */
+enum bt_kind fpu_classify(const struct tr *t, const struct item *it);
+/* Whether a region has to have the x87 state in the host. */
+bool fpu_used(const struct tr *t);
+/* BT_X87_... of a call out. */
+unsigned fpu_site(const struct tr *t, const struct item *it);
+/* At a region's entry: leaves when the state is not there. */
+void emit_x87_wanted(struct tr *t);
+void emit_x87_item(struct tr *t, const struct item *it);
+void emit_load_control(struct tr *t, const struct item *it);
 
 /* ---- system.c ---- */
 void emit_system_item(struct tr *t, const struct item *it);

@@ -66,8 +66,8 @@ static void stack_access(const struct values *v, struct item *it, unsigned reg, 
 static void find_accesses(const struct tr *t, const struct values *v, struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     unsigned size = t->bits / 8;
-    bool to_memory =
-        it->kind == MEM || it->kind == PUSH_FROM || it->kind == CALL_TO || it->kind == JMP_TO;
+    bool to_memory = it->kind == MEM || it->kind == X87 || it->kind == LOAD_CONTROL ||
+                     it->kind == PUSH_FROM || it->kind == CALL_TO || it->kind == JMP_TO;
     it->access[ON_MEMORY] = it->access[ON_STACK] = access_at((struct value){0, 0}, 0, false);
     if (to_memory && m)
         it->access[ON_MEMORY] = access_at(address_value(v, it, m), m->size / 8,

@@ -162,6 +162,10 @@ static void op_x87(struct x86_cpu *c, const struct x86_insn *i) {
     note_pointers(c, i, ea, image.fsw & FSW_ES);
 }
 
+bool x87_notes_pointers(const struct x86_insn *i) {
+    return i->fn == op_x87;
+}
+
 static void op_fwait(struct x86_cpu *c, const struct x86_insn *i) {
     (void)i;
     if ((c->s.cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))

@@ -37,6 +37,9 @@ static inline unsigned x87_top(const struct x86_fpu *f) {
 /* Changes TOP; the physical registers keep their contents. */
 void x87_set_top(struct x86_fpu *f, unsigned top);
 
+/* Whether an instruction of this unit sets FIP and its like (control instructions do not). */
+bool x87_notes_pointers(const struct x86_insn *i);
+
 /* Control instructions and environments (x87env.c); NULL for the others. */
 x86_op_fn *x87_select_control(const struct x86_decode *d, struct x86_insn *i);
 
