@@ -523,17 +523,45 @@ static void make_three_byte(struct gen *g, struct item *it) {
 }
 
 static void make_x87(struct gen *g, struct item *it) {
-    static const uint8_t plain[][2] = {{0xd9, 0xe8}, {0xd9, 0xc1}, {0xde, 0xc1}, {0xd8, 0xc9},
-                                       {0xd9, 0xfa}, {0xdd, 0xd8}, {0xdf, 0xe0}, {0xdb, 0xe3},
-                                       {0xd9, 0xc9}, {0xdb, 0xf1}, {0xd9, 0xe0}};
-    static const uint8_t memory[][2] = {{0xd9, 0}, {0xd9, 3}, {0xdd, 0}, {0xdd, 3},
-                                        {0xdb, 0}, {0xdb, 5}, {0xdb, 7}, {0xdc, 0},
-                                        {0xdf, 7}, {0xd9, 7}, {0xdd, 7}, {0xd8, 1}};
+    static const uint8_t plain[][2] = {
+        {0xd9, 0xe8}, {0xd9, 0xc1}, {0xde, 0xc1}, {0xd8, 0xc9}, {0xd9, 0xfa}, {0xdd, 0xd8},
+        {0xdf, 0xe0}, {0xdb, 0xe3}, {0xd9, 0xc9}, {0xdb, 0xf1}, {0xd9, 0xe0}, {0xd9, 0xeb},
+        {0xd9, 0xee}, {0xdc, 0xc2}, {0xde, 0xf9}, {0xd8, 0xd3}, {0xdf, 0xe9}, {0xda, 0xc1},
+        {0xd9, 0xf7}, {0xdd, 0xc3}, {0xd9, 0xd0}, {0xd9, 0xfc}, {0xdb, 0xe2}, {0x9b, 0x90}};
+    static const uint8_t memory[][2] = {
+        {0xd9, 0}, {0xd9, 3}, {0xdd, 0}, {0xdd, 3}, {0xdb, 0}, {0xdb, 5}, {0xdb, 7}, {0xdc, 0},
+        {0xdf, 7}, {0xd9, 7}, {0xdd, 7}, {0xd8, 1}, {0xdd, 1}, {0xda, 2}, {0xdf, 0}, {0xdf, 4},
+        {0xdf, 6}, {0xd9, 6}, {0xdd, 6}, {0xde, 1}, {0xd9, 2}, {0xdd, 0}, {0xdb, 5}, {0xd8, 4}};
     if (below(g, 2)) {
         put_all(it, plain[below(g, ARRAY_LEN(plain))], 2);
     } else {
         const uint8_t *m = memory[below(g, ARRAY_LEN(memory))];
         insn(g, it, 0, NO_W, m[0], m[1], ANY_MEMORY, 0);
+    }
+    may_fault(g, it, 0);
+}
+
+/* PUSH; FLDCW [RSP]; POP: all exceptions masked, or at times not. */
+static void make_x87_control(struct gen *g, struct item *it) {
+    unsigned mask = below(g, 8) ? 0x3f : below(g, 0x40);
+    byte(it, 0x68);
+    bytes(it, (rng_next(&g->rng) & 0xffc0) | mask, 4);
+    BYTES(it, 0xd9, 0x2c, 0x24, 0x90, 0x90, 0x90, 0x90, 0x90, 0x58);
+}
+
+static void make_mmx(struct gen *g, struct item *it) {
+    static const uint16_t ops[] = {MAP_0F | 0x6f, MAP_0F | 0x7f, MAP_0F | 0xfe,   MAP_0F | 0xef,
+                                   MAP_0F | 0x60, MAP_0F | 0x63, MAP_0F | 0xd4,   MAP_0F | 0xe7,
+                                   MAP_0F | 0x2a, MAP_0F | 0x2d, MAP_0F38 | 0x1c, MAP_0F | 0xf4};
+    unsigned op = ops[below(g, ARRAY_LEN(ops))];
+    if (below(g, 6) == 0) {
+        BYTES(it, 0x0f, 0x77);
+    } else if (below(g, 5) == 0) { /* MOVD, MOVQ */
+        insn(g, it, 0, below(g, 2) ? W : NO_W, MAP_0F | (below(g, 2) ? 0x6e : 0x7e), below(g, 8),
+             reg_or_memory(g), 0);
+    } else {
+        unsigned rm = below(g, 2) || op == (MAP_0F | 0xe7) ? ANY_MEMORY : below(g, 8);
+        insn(g, it, 0, NO_W, op, below(g, 8), rm, 0);
     }
     may_fault(g, it, 0);
 }
@@ -860,21 +888,21 @@ static const struct {
     make_fn *make;
     unsigned weight;
 } makers[] = {
-    {make_avx, 8},         {make_bmi, 3},          {make_three_byte, 2},
-    {make_x87, 3},         {make_vector_state, 1}, {make_alu, 14},
-    {make_alu_imm, 10},    {make_patchable, 5},    {make_mov, 14},
-    {make_mov_imm, 5},     {make_extend, 5},       {make_lea, 5},
-    {make_unary, 5},       {make_exchange, 4},     {make_wide_exchange, 1},
-    {make_shift, 6},       {make_double_shift, 2}, {make_multiply, 4},
-    {make_bits, 4},        {make_scan, 3},         {make_conditional, 6},
-    {make_short, 4},       {make_bswap, 2},        {make_high_byte, 3},
-    {make_moffs, 2},       {make_sse, 8},          {make_pointer, 6},
-    {make_index, 1},       {make_push_pop, 7},     {make_push_memory, 2},
-    {make_frame, 1},       {make_flags, 2},        {make_string, 2},
-    {make_fault, 2},       {make_forward, 8},      {make_short_forward, 3},
-    {make_loop, 7},        {make_indirect, 4},     {make_call, 5},
-    {make_system_call, 1}, {make_patch, 4},        {make_written_code, 2},
-    {make_paging, 2},
+    {make_avx, 8},          {make_bmi, 3},           {make_three_byte, 2},
+    {make_x87, 8},          {make_x87_control, 1},   {make_mmx, 2},
+    {make_vector_state, 1}, {make_alu, 14},          {make_alu_imm, 10},
+    {make_patchable, 5},    {make_mov, 14},          {make_mov_imm, 5},
+    {make_extend, 5},       {make_lea, 5},           {make_unary, 5},
+    {make_exchange, 4},     {make_wide_exchange, 1}, {make_shift, 6},
+    {make_double_shift, 2}, {make_multiply, 4},      {make_bits, 4},
+    {make_scan, 3},         {make_conditional, 6},   {make_short, 4},
+    {make_bswap, 2},        {make_high_byte, 3},     {make_moffs, 2},
+    {make_sse, 8},          {make_pointer, 6},       {make_index, 1},
+    {make_push_pop, 7},     {make_push_memory, 2},   {make_frame, 1},
+    {make_flags, 2},        {make_string, 2},        {make_fault, 2},
+    {make_forward, 8},      {make_short_forward, 3}, {make_loop, 7},
+    {make_indirect, 4},     {make_call, 5},          {make_system_call, 1},
+    {make_patch, 4},        {make_written_code, 2},  {make_paging, 2},
 };
 
 static make_fn *any_maker(struct gen *g) {

@@ -96,6 +96,11 @@ static void compare_states(const struct x86_state *a, const struct x86_state *b)
     compare_number("fcw ", 0, a->fpu.fcw, b->fpu.fcw);
     compare_number("fsw ", 0, a->fpu.fsw, b->fpu.fsw);
     compare_number("ftw ", 0, a->fpu.ftw, b->fpu.ftw);
+    compare_number("fop ", 0, a->fpu.fop, b->fpu.fop);
+    compare_number("fip ", 0, a->fpu.fip, b->fpu.fip);
+    compare_number("fcs ", 0, a->fpu.fcs, b->fpu.fcs);
+    compare_number("fdp ", 0, a->fpu.fdp, b->fpu.fdp);
+    compare_number("fds ", 0, a->fpu.fds, b->fpu.fds);
     if (memcmp(a->fpu.st, b->fpu.st, sizeof a->fpu.st) != 0)
         note("#   x87 registers differ\n");
 }
