@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "cpu/bt/translate.h"
+#include "cpu/x86/interp.h"
 
 /* ---- labels ---- */
 
@@ -151,17 +152,30 @@ static void choose_registers(struct tr *t) {
 
 /* ---- collecting ---- */
 
+/* The rest of the instruction is looked for when it is executed: the next page may be another one
+ * then. */
+static void add_crossing(struct item *it, struct x86_insn *i) {
+    *i = (struct x86_insn){.fn = interp_op_crossing, .len = (uint8_t)(PAGE_SIZE - it->off)};
+    memset(&it->zi, 0, sizeof it->zi);
+    it->insn = i;
+    it->kind = LAST;
+    it->uses = it->kills = 0;
+}
+
 static bool add(struct tr *t, const uint8_t *page, uint32_t off, uint32_t *used) {
     struct item *it = &t->item[t->count];
     struct x86_insn *i = &t->insn[t->count];
     it->bytes = page + off;
     it->label = false;
     it->at = NULL;
-    if (x86_decode_full(t->b->c.cpuid, t->bits, it->bytes, (unsigned)(PAGE_SIZE - off), i, &it->zi,
-                        it->op) == -EAGAIN)
-        return false;
-    it->insn = i;
     it->off = off;
+    if (x86_decode_full(t->b->c.cpuid, t->bits, it->bytes, (unsigned)(PAGE_SIZE - off), i, &it->zi,
+                        it->op) == -EAGAIN) {
+        add_crossing(it, i);
+        t->count++;
+        return true;
+    }
+    it->insn = i;
     it->kind = bt_classify(t, it);
     item_registers(it);
     if (unused_scratch(*used | it->uses) < 2 && t->count > 0)

@@ -146,10 +146,24 @@ static bool goes_on(struct bt_cpu *b) {
     return true;
 }
 
+/* Decoding may stop the world, so the code is left for it, and may be gone afterwards. */
+static bool run_crossing(struct bt_cpu *b) {
+    struct x86_cpu *c = &b->c;
+    bt_code_left(b);
+    bt_x87_flush(b);
+    interp_op_crossing(c, NULL);
+    c->s.rip = c->next;
+    c->icount++;
+    bt_x87_check(b);
+    return bt_code_entered(b) && goes_on(b);
+}
+
 bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     struct x86_cpu *c = &b->c;
     const struct x86_insn *i = s->insn;
     c->s.rip = b->page + s->offset;
+    if (i->fn == interp_op_crossing)
+        return run_crossing(b);
     uint64_t next = c->s.rip + i->len;
     uint64_t lin = s->operand == BT_NONE ? 0 : operand_linear(b, s);
     c->next = next;

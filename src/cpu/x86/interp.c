@@ -111,6 +111,13 @@ void interp_run_block(struct x86_cpu *c) {
     execute(c, b, within_limit(c, b));
 }
 
+void interp_op_crossing(struct x86_cpu *c, const struct x86_insn *i) {
+    (void)i;
+    const struct x86_insn *whole = block_find(c, c->interp->blocks)->insn;
+    c->next = c->s.rip + whole->len;
+    whole->fn(c, whole);
+}
+
 /* ---- one instruction at a time: traps, shadows, breakpoints ---- */
 
 static uint64_t code_linear(const struct x86_cpu *c) {

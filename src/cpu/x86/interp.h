@@ -42,6 +42,9 @@ bool interp_needs_attention(const struct x86_cpu *c);
 bool interp_attend(struct x86_cpu *c, struct vcpu_exit *x);
 /* Executes the block at c->s.rip. */
 void interp_run_block(struct x86_cpu *c);
+/* As an instruction's function: what lies at c->s.rip, of which only the beginning is known, for it
+ * goes on in the next page. */
+x86_op_fn interp_op_crossing;
 /* After a fault came back through c->jmp: accounts for the block that was left. */
 void interp_left_block(struct x86_cpu *c);
 
