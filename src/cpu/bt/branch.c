@@ -64,7 +64,7 @@ void emit_go(struct tr *t) {
 
 /* The displacement of a jump is replaced while other vCPUs execute it: in one aligned store. */
 static void align_displacement(struct tr *t, unsigned opcode_bytes) {
-    while ((uintptr_t)(t->e.p + opcode_bytes) & 3)
+    while ((uintptr_t)(t->e.p + opcode_bytes) & 3 && !t->e.full)
         emit8(&t->e, 0x90);
 }
 

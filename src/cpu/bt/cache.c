@@ -17,7 +17,7 @@
 #include "mem/guest.h"
 
 #define HASH_SIZE 65536u
-#define TAIL_BITS 12
+#define TAILS 4096u
 #define REGIONS 8u
 #define HOT_PAGES 4096u
 #define CODE_MARGIN (32u << 10) /* more than any block takes */
@@ -52,7 +52,7 @@ struct bt_cache {
     struct bt_block *page[HASH_SIZE]; /* by backing page */
     struct tail {
         uint64_t key, code;
-    } tail[1u << TAIL_BITS];
+    } tail[TAILS];
     struct hot_page hot[HOT_PAGES];
     struct bt_perfmap *names; /* NULL: nobody asked for them */
     struct bt_world_stats stats;
@@ -130,9 +130,13 @@ void bt_cache_emitted(struct bt_cache *cache, const struct emit *e) {
     filling(cache)->used = MIN(align_up((uint64_t)(e->p - start), 16), cache->region_bytes);
 }
 
-static struct tail *tail_slot(struct bt_cache *cache, uint64_t key) {
+static uint64_t hashed(uint64_t key) {
     const uint64_t golden = 0x9e3779b97f4a7c15;
-    return &cache->tail[key * golden >> (64 - TAIL_BITS)];
+    return key * golden >> 32;
+}
+
+static struct tail *tail_slot(struct bt_cache *cache, uint64_t key) {
+    return &cache->tail[hashed(key) % TAILS];
 }
 
 uint64_t bt_cache_tail(struct bt_cache *cache, uint64_t key) {
@@ -158,7 +162,7 @@ bool bt_cache_holds(const struct bt_cache *cache, uint64_t code) {
 }
 
 static struct bt_block **bucket(struct bt_cache *cache, uint64_t key) {
-    return &cache->hash[(key ^ key >> 16) % HASH_SIZE];
+    return &cache->hash[hashed(key) % HASH_SIZE];
 }
 
 static struct bt_block *find(struct bt_cache *cache, uint64_t key) {
@@ -166,6 +170,10 @@ static struct bt_block *find(struct bt_cache *cache, uint64_t key) {
         if (k->key == key)
             return k;
     return NULL;
+}
+
+bool bt_cache_has(struct bt_cache *cache, uint64_t key) {
+    return find(cache, key) != NULL;
 }
 
 static void block_keep(struct bt_cache *cache, struct bt_block *k) {
@@ -260,10 +268,10 @@ enum bt_made bt_cache_block(struct bt_cpu *b, const uint8_t *host, struct bt_blo
     uint64_t page = key >> BT_KEY_SHIFT >> PAGE_SHIFT;
     pthread_mutex_lock(&cache->lock);
     *made = find(cache, key);
-    bool hot = !*made && page_is_hot(cache, page);
+    bool interpret = !*made && page_is_hot(cache, page);
     pthread_mutex_unlock(&cache->lock);
-    if (*made || hot)
-        return hot ? BT_HOT : BT_MADE;
+    if (*made || interpret)
+        return interpret ? BT_INTERPRET : BT_MADE;
     /* May stop the other vCPUs, who may want the lock first. */
     mem_code_begin(b->c.mem, page);
     pthread_mutex_lock(&cache->lock);

@@ -19,8 +19,8 @@
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
 
-#define SPINS 8                   /* PAUSE instructions until the reference engine sees one */
-#define CACHE_BYTES (64ull << 20) /* when nobody says */
+#define SPINS 8                    /* PAUSE instructions until the reference engine sees one */
+#define CACHE_BYTES (128ull << 20) /* when nobody says */
 
 static struct bt_cpu *bt_of(struct vcpu *v) {
     return (struct bt_cpu *)(void *)v;

@@ -149,7 +149,7 @@ static void emit_item(struct tr *t, struct item *it) {
 
 /* Five bytes that a jump can replace in one aligned store. */
 static uint8_t *emit_gate(struct tr *t) {
-    while (((uintptr_t)t->e.p & 7) > 3)
+    while (((uintptr_t)t->e.p & 7) > 3 && !t->e.full)
         emit8(&t->e, 0x90);
     uint8_t *at = t->e.p;
     EMIT(&t->e, 0x0f, 0x1f, 0x44, 0x00, 0x00);
@@ -210,7 +210,9 @@ bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host)
     t.x87 = fpu_used(&t);
     if (t.count == 0)
         return true; /* the first instruction crosses into the next page */
+    const struct item *last = &t.item[t.count - 1];
     block->spilled = (uint16_t)t.spilled;
+    block->bytes = last->off + last->insn->len - t.item[0].off;
     emit_region(&t);
     if (t.e.full)
         return false;
