@@ -9,19 +9,20 @@
 #include "base/util.h"
 #include "cpu/engine.h"
 
-/* In the order in which `auto` tries them: what has been tested longest comes first for now. */
-const struct engine_ops *const engines[] = {&engine_interp, &engine_bt, NULL};
+/* In the order in which `auto` tries them: the fastest first. */
+const struct engine_ops *const engines[] = {&engine_bt, &engine_interp, NULL};
 
 static const struct engine_ops *pick_auto(char **why, struct err *e) {
     cleanup_err struct err last = ERR_INIT;
 
     for (const struct engine_ops *const *o = engines; *o; o++) {
-        err_clear(&last);
-        if ((*o)->probe(&last) < 0)
+        cleanup_err struct err now = ERR_INIT;
+        if ((*o)->probe(&now) < 0) {
+            err_set(&last, 0, "not %s: %s", (*o)->name, err_msg(&now));
             continue;
+        }
         *why = xasprintf("engine %s: %s", (*o)->name,
-                         *o == &engine_interp ? "the reference; --engine bt is faster, and new"
-                                              : "the first that works on this host");
+                         o == engines ? "the fastest, and it works on this host" : err_msg(&last));
         return *o;
     }
     err_set(e, 0, "no engine works on this host (see rf check): %s", err_msg(&last));
