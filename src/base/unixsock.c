@@ -16,10 +16,12 @@
 #define BACKLOG 128
 
 static bool set_name(struct sockaddr_un *a, const char *path, unsigned room) {
+    size_t n = strlen(path);
+
     *a = (struct sockaddr_un){.sun_family = AF_UNIX};
-    if (strlen(path) + room >= sizeof(a->sun_path))
+    if (n + room >= sizeof(a->sun_path))
         return false;
-    strcpy(a->sun_path, path);
+    memcpy(a->sun_path, path, n);
     return true;
 }
 

@@ -109,17 +109,23 @@ static void choose_tag(struct share_spec *s) {
         end == start ? xstrdup("root") : xasprintf("%.*s", (int)(end - start), s->path + start);
 }
 
+static int complete(struct share_spec *s, struct err *e) {
+    if (!s->path)
+        return err_set(e, 0, "there is no folder: DIR, or path=DIR");
+    if (!s->tag)
+        choose_tag(s);
+    if (strlen(s->tag) > VIRTIO_P9_TAG_MAX)
+        return err_set(e, 0, "the tag is longer than %d bytes", VIRTIO_P9_TAG_MAX);
+    return 0;
+}
+
 int share_spec_parse(struct share_spec *s, const char *text, struct err *e) {
     int r;
 
     *s = (struct share_spec){0};
     r = spec_parse(text, set_parameter, s, e);
-    if (r == 0 && !s->path)
-        r = err_set(e, 0, "there is no folder: DIR, or path=DIR");
-    if (r == 0 && !s->tag)
-        choose_tag(s);
-    if (r == 0 && strlen(s->tag) > VIRTIO_P9_TAG_MAX)
-        r = err_set(e, 0, "the tag is longer than %d bytes", VIRTIO_P9_TAG_MAX);
+    if (r == 0)
+        r = complete(s, e);
     if (r < 0)
         share_spec_free(s);
     return r;

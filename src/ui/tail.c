@@ -52,7 +52,8 @@ static void front_writable(void *arg) {
         t->chr.front->writable(t->chr.front_arg);
 }
 
-static const struct chardev_front tail_front = {front_can_receive, front_receive, front_writable, NULL};
+static const struct chardev_front tail_front = {front_can_receive, front_receive, front_writable,
+                                                NULL};
 
 struct tail *tail_new(struct chardev *next) {
     struct tail *t = xcalloc(1, sizeof(*t));

@@ -193,9 +193,13 @@ static void conn_free(struct conn *c) {
 }
 
 static void free_all(struct vsock *v) {
+    struct conn *c, *next;
+
     for (unsigned i = 0; i < BUCKETS; i++)
-        while (!LIST_EMPTY(&v->buckets[i]))
-            conn_free(LIST_FIRST(&v->buckets[i]));
+        for (c = LIST_FIRST(&v->buckets[i]); c; c = next) {
+            next = LIST_NEXT(c, in_bucket);
+            conn_free(c);
+        }
     v->stray_count = 0;
 }
 

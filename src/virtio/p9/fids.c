@@ -43,13 +43,8 @@ struct p9_fid *p9_fid_new(struct p9_server *s, uint32_t id, struct p9_node *node
     return f;
 }
 
-int p9_fid_clunk(struct p9_server *s, struct p9_fid *f) {
-    int r = f->kind == P9_XATTR_WRITE && !f->lost ? p9_xattr_commit(s, f) : 0;
-    struct p9_fid **p = bucket(s, f->id);
-
-    while (*p != f)
-        p = &(*p)->next;
-    *p = f->next;
+/* It's in no bucket any more. */
+static void fid_free(struct p9_server *s, struct p9_fid *f) {
     if (f->fd >= 0) {
         close(f->fd);
         s->open_count--;
@@ -60,15 +55,28 @@ int p9_fid_clunk(struct p9_server *s, struct p9_fid *f) {
     free(f->xattr);
     free(f->data);
     free(f);
+}
+
+int p9_fid_clunk(struct p9_server *s, struct p9_fid *f) {
+    int r = f->kind == P9_XATTR_WRITE && !f->lost ? p9_xattr_commit(s, f) : 0;
+    struct p9_fid **p = bucket(s, f->id);
+
+    while (*p != f)
+        p = &(*p)->next;
+    *p = f->next;
+    fid_free(s, f);
     return r;
 }
 
+/* Attributes that were being written are lost: nobody is there any more who could have said that
+ * they are complete. */
 void p9_server_reset(struct p9_server *s) {
     for (unsigned i = 0; i < P9_BUCKETS; i++)
         while (s->fids[i]) {
-            /* Nobody is there any more who could have said that the value is complete. */
-            s->fids[i]->lost = true;
-            p9_fid_clunk(s, s->fids[i]);
+            struct p9_fid *f = s->fids[i];
+
+            s->fids[i] = f->next;
+            fid_free(s, f);
         }
     s->msize = 0;
 }
