@@ -3,9 +3,9 @@
  * the monitor survives it. */
 #include "lib.h"
 
-/* What ends or resets the machine, or is our way to say so. */
+/* What ends or resets the machine, announces a panic (505h), or is our way to say so. */
 static bool spared(unsigned port) {
-    return (port >= 0xf4 && port < 0xf8) || (port >= 0x3f8 && port < 0x400) ||
+    return (port >= 0xf4 && port < 0xf8) || (port >= 0x3f8 && port < 0x400) || port == 0x505 ||
            (port >= 0x600 && port < 0x608) || (port >= 0xcf9 && port < 0xcfa) || port == 0x64 ||
            port == 0x60 || port == 0x92;
 }
