@@ -23,10 +23,17 @@ static void set_name(struct ifreq *r, const char *name) {
         r->ifr_name[i] = name[i];
 }
 
+/* What a variable that would be closed holds, for the caller. */
+static int take(int *fd) {
+    int taken = *fd;
+
+    *fd = -1;
+    return taken;
+}
+
 int bridge_open_tap(char *name, bool vnet, bool many, struct err *e) {
     cleanup_close int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
     struct ifreq r;
-    int mine;
 
     if (fd < 0)
         return err_set(e, errno, "open /dev/net/tun");
@@ -36,9 +43,7 @@ int bridge_open_tap(char *name, bool vnet, bool many, struct err *e) {
     if (ioctl(fd, TUNSETIFF, &r) < 0)
         return err_set(e, errno, "open interface %s", name);
     memcpy(name, r.ifr_name, IFNAMSIZ);
-    mine = fd;
-    fd = -1;
-    return mine;
+    return take(&fd);
 }
 
 /* The bridge's address is the least of its ports': one that starts with fe is never that, so that
@@ -85,7 +90,6 @@ static int join(int sock, const char *bridge, const char *name, struct err *e) {
 int bridge_add_tap(const char *bridge, char *name, bool vnet, struct err *e) {
     cleanup_close int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     cleanup_close int fd = -1;
-    int mine;
 
     if (sock < 0)
         return err_set(e, errno, "socket");
@@ -97,9 +101,7 @@ int bridge_add_tap(const char *bridge, char *name, bool vnet, struct err *e) {
     fd = bridge_open_tap(name, vnet, false, e);
     if (fd < 0 || join(sock, bridge, name, e) < 0)
         return -1;
-    mine = fd;
-    fd = -1;
-    return mine;
+    return take(&fd);
 }
 
 static bool fits(const char *pattern, const char *what) {

@@ -41,8 +41,6 @@
 #define FRAMES_AT_ONCE 64
 #define PIECES_MAX 1000 /* of a frame, in one system call */
 
-extern char **environ;
-
 struct tap;
 
 struct tap_queue {
