@@ -13,6 +13,7 @@
 
 static struct sigaction previous_segv, previous_fpe;
 static pthread_once_t handlers_once = PTHREAD_ONCE_INIT;
+static pthread_key_t stack_key;
 static _Thread_local struct bt_cpu *running;
 
 /* Where a marker (translate.c) says to go on; 0 when there is none at `at`. */
@@ -53,20 +54,33 @@ static void on_fault(int sig, siginfo_t *info, void *context) {
         pass_on(sig, info, context);
 }
 
+/* The thread ends: who gave it its signal stack before us (ASan) frees the one that it finds. */
+static void restore_stack(void *previous) {
+    sigaltstack(previous, NULL);
+}
+
 static void install_handlers(void) {
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&sa.sa_mask);
     sigaction(SIGSEGV, &sa, &previous_segv);
     sigaction(SIGFPE, &sa, &previous_fpe);
+    pthread_key_create(&stack_key, restore_stack);
+}
+
+static void give_stack(void) {
+    static _Thread_local char stack[ALT_STACK];
+    static _Thread_local stack_t previous;
+    const stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
+    sigaltstack(&alt, &previous);
+    pthread_setspecific(stack_key, &previous);
 }
 
 void bt_signals_prepare(struct bt_cpu *b) {
-    static _Thread_local char stack[ALT_STACK];
     if (running == b)
         return;
     pthread_once(&handlers_once, install_handlers);
-    stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
-    sigaltstack(&alt, NULL);
+    if (!running)
+        give_stack();
     running = b;
 }
 
