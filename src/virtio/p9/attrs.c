@@ -44,7 +44,7 @@ int p9_t_getattr(struct p9_server *s, struct p9_msg *m) {
 
     if (r == 0)
         r = p9_fid_stat(s, f, &st);
-    if (r < 0)
+    if (r != 0)
         return r;
     qid = p9_qid_of(s, &st);
     p9_put_u64(&m->out, mask & GETATTR_BASIC);
@@ -160,7 +160,7 @@ int p9_t_setattr(struct p9_server *s, struct p9_msg *m) {
     r = p9_msg_check(m);
     if (r == 0 && f->fd < 0)
         r = p9_place_find(s->tree, f->node, &p);
-    return r < 0 ? r : set_all(s, f, &p, &a);
+    return r != 0 ? r : set_all(s, f, &p, &a);
 }
 
 int p9_t_statfs(struct p9_server *s, struct p9_msg *m) {
@@ -171,7 +171,7 @@ int p9_t_statfs(struct p9_server *s, struct p9_msg *m) {
 
     if (r == 0)
         r = p9_place_find(s->tree, f->node, &p);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (fstatfs(p.dir, &fs) < 0)
         return -errno;
@@ -196,7 +196,7 @@ int p9_t_readlink(struct p9_server *s, struct p9_msg *m) {
 
     if (r == 0)
         r = p9_place_find(s->tree, f->node, &p);
-    if (r < 0)
+    if (r != 0)
         return r;
     n = readlinkat(p.dir, p.name, target, sizeof(target) - 1);
     if (n < 0)

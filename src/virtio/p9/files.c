@@ -315,7 +315,7 @@ int p9_t_lock(struct p9_server *s, struct p9_msg *m) {
     r = p9_msg_check(m);
     if (r == 0)
         r = to_flock(f, &k, &fl);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (fcntl(f->fd, F_OFD_SETLK, &fl) == 0)
         p9_put_u8(&m->out, LOCK_SUCCESS);
@@ -336,7 +336,7 @@ int p9_t_getlock(struct p9_server *s, struct p9_msg *m) {
     r = p9_msg_check(m);
     if (r == 0)
         r = to_flock(f, &k, &fl);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (k.type == 2)
         return -EINVAL;

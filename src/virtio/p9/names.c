@@ -191,7 +191,7 @@ int p9_t_mkdir(struct p9_server *s, struct p9_msg *m) {
     r = p9_msg_check(m);
     if (r == 0)
         r = p9_place_in(s->tree, f->node, name, &p);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (mkdirat(p.dir, name, mode & 0777) < 0)
         return -errno;
@@ -221,7 +221,7 @@ int p9_t_mknod(struct p9_server *s, struct p9_msg *m) {
         r = p9_place_in(s->tree, f->node, name, &p);
     if (r == 0)
         r = make_node(&p, mode);
-    return r < 0 ? r : made(s, m, f, &p, gid, mode);
+    return r != 0 ? r : made(s, m, f, &p, gid, mode);
 }
 
 int p9_t_symlink(struct p9_server *s, struct p9_msg *m) {
@@ -237,7 +237,7 @@ int p9_t_symlink(struct p9_server *s, struct p9_msg *m) {
     r = p9_msg_check(m);
     if (r == 0)
         r = p9_place_in(s->tree, f->node, name, &p);
-    if (r < 0)
+    if (r != 0)
         return r;
     if (symlinkat(target, p.dir, name) < 0)
         return -errno;
@@ -256,7 +256,7 @@ int p9_t_link(struct p9_server *s, struct p9_msg *m) {
         r = p9_place_find(s->tree, f->node, &from);
     if (r == 0)
         r = p9_place_in(s->tree, folder->node, name, &to);
-    if (r < 0)
+    if (r != 0)
         return r;
     return linkat(from.dir, from.name, to.dir, name, 0) < 0 ? -errno : 0;
 }

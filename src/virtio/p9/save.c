@@ -95,7 +95,7 @@ static void get_fid(struct record_reader *r, struct saved *v) {
 static bool path_is_good(const char *path) {
     char copy[PATH_MAX], *rest = NULL;
 
-    strcpy(copy, path);
+    memcpy(copy, path, strlen(path) + 1);
     if (*path == '/' || strstr(path, "//") || (*path && path[strlen(path) - 1] == '/'))
         return false;
     for (char *c = strtok_r(copy, "/", &rest); c; c = strtok_r(NULL, "/", &rest))

@@ -286,8 +286,9 @@ int p9_rename(struct p9_tree *t, struct p9_node *from, const char *name, struct 
     struct p9_node *n = find(t, from, name), *over;
     int r = p9_place_in(t, from, name, &a);
 
-    if (r == 0)
-        r = p9_place_in(t, to, new_name, &b);
+    if (r < 0)
+        return r;
+    r = p9_place_in(t, to, new_name, &b);
     if (r < 0)
         return r;
     /* The host refuses this too; but it may have seen another tree than our nodes. */
