@@ -10,13 +10,12 @@
 /* The instruction where it stays: the translator's own goes with the region. */
 static const struct x86_insn *kept_insn(struct tr *t, const struct item *it) {
     const struct x86_insn **kept = &t->kept_insn[it - t->item];
-    if (*kept)
-        return *kept;
-    struct x86_insn *copy = bt_cache_alloc(t->b->cache, sizeof *copy);
-    if (copy)
+    struct x86_insn *copy = *kept ? NULL : bt_cache_alloc(t->b->cache, sizeof *copy);
+    if (copy) {
         *copy = *it->insn;
-    *kept = copy;
-    return copy;
+        *kept = copy;
+    }
+    return *kept;
 }
 
 static struct bt_site *site_new(struct tr *t, const struct cold *cold) {
