@@ -377,11 +377,13 @@ static inline void vq_interrupts(struct vdriver *v, unsigned qi, bool on) {
         vput(v, r->driver + (v->how & VDRIVER_PACKED ? 2 : 0), on ? 0 : 1, 2);
 }
 
-/* The next used buffer, if there is one. */
+/* The next used buffer, if there is one; otherwise *id and *len are none's. */
 static inline bool vq_get(struct vdriver *v, unsigned qi, int *id, uint32_t *len) {
     struct vring *r = &v->q[qi];
     bool packed = v->how & VDRIVER_PACKED;
 
+    *id = -1;
+    *len = UINT32_MAX;
     if (packed) {
         if (!vq_get_packed(v, r, id, len))
             return false;
