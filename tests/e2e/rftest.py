@@ -72,6 +72,7 @@ def expect(result, status, *in_stderr):
 # Linux guests.
 
 BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|stall|Call Trace|WARNING')
+LATE = re.compile(r'hpet: Lost \d+ RTC interrupts')
 
 
 def find_appliance():
@@ -117,10 +118,13 @@ def with_files(appliance, files):
 
 
 def clean_log(log):
-    """`log` is what `dmesg -r` prints: no line at level "warning" or worse, no known bad word."""
+    """`log` is what `dmesg -r` prints: no line at level "warning" or worse, no known bad word. Where
+    more threads want the host's processors than there are, a guest may say that it came late."""
     lines = log.splitlines()
     check(len(lines) > 100, 'not a log', log)
     bad = [x for x in lines if BAD.search(x) or re.match(r'<[0-4]>', x)]
+    if os.getloadavg()[0] > len(os.sched_getaffinity(0)) + 1:
+        bad = [x for x in bad if not LATE.search(x)]
     check(not bad, *bad)
 
 
