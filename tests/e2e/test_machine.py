@@ -139,8 +139,8 @@ def test_all_of_memory_can_be_written():
 
 
 def test_stats():
-    result = expect(rf('run', '--stats', '--bios', rom(POWER_OFF)), 0, 'instructions', 'MIPS',
-                    'exits')
+    result = expect(rf('run', '--engine', 'interp', '--stats', '--bios', rom(POWER_OFF)), 0,
+                    'instructions', 'MIPS', 'exits')
     check('interp, 1 vCPU\n' in result.err, result)
 
 
