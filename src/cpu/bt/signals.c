@@ -37,10 +37,12 @@ static uint64_t resume_at(const struct bt_cache *cache, uint64_t rip, bool poll)
 /* Not ours: for who was here before. */
 static void pass_on(int sig, siginfo_t *info, void *context) {
     const struct sigaction *before = sig == SIGSEGV ? &previous_segv : &previous_fpe;
-    if (before->sa_flags & SA_SIGINFO)
+    if (before->sa_flags & SA_SIGINFO) {
         before->sa_sigaction(sig, info, context);
-    else /* happens again */
+    } else { /* somebody may have sent it, so that it would not happen again */
         sigaction(sig, before, NULL);
+        raise(sig);
+    }
 }
 
 static void on_fault(int sig, siginfo_t *info, void *context) {
