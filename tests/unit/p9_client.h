@@ -160,7 +160,7 @@ static inline int p9c_walk(struct p9_client *c, uint32_t from, uint32_t to, cons
     int r;
 
     assert_true(strlen(path) < sizeof(copy));
-    strcpy(copy, path);
+    memcpy(copy, path, strlen(path) + 1);
     p9c_start(c, P9_WALK);
     p9c_int(c, from, 4);
     p9c_int(c, to, 4);

@@ -133,6 +133,7 @@ struct attr {
 };
 
 static int getattr(struct p9_client *c, uint32_t fid, struct attr *a) {
+    *a = (struct attr){0};
     int r = p9c_do(c, P9_GETATTR, "dq", N(fid), N(0x7ff));
 
     if (r < 0)

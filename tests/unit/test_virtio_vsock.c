@@ -142,7 +142,7 @@ static int unix_socket(const char *path, bool listening) {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     assert_true(fd >= 0);
-    strcpy(a.sun_path, path);
+    snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
     if (listening) {
         assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
         assert_int_equal(listen(fd, 4), 0);
@@ -607,7 +607,8 @@ static void test_save_and_load(void **state) {
         close(fd);
         snprintf(name, sizeof(name), "%s_7", f->path);
         assert_int_equal(unlink(name), 0);
-        strcat(f->path, "2");
+        size_t used = strlen(f->path);
+        snprintf(f->path + used, sizeof(f->path) - used, "2");
     }
 }
 
