@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SYSCALL and 64-bit SYSRET without leaving translated code: what x86/syscall.c and
- * cpu_update_mode() do, of which little changes between flat 64-bit segments, and the jump table of
- * the other privilege. The rest is the reference engine's.
+ * Calls out that the reference engine need not answer. SYSCALL and 64-bit SYSRET without leaving
+ * translated code: what x86/syscall.c and cpu_update_mode() do, of which little changes between
+ * flat 64-bit segments, and the jump table of the other privilege. And which instruction asks what.
  */
+#include "cpu/bt/strings.h"
 #include "cpu/bt/translate.h"
 
 #define ATTR_CODE (SEG_G | SEG_L | SEG_P | SEG_S | 0xb)
 #define ATTR_DATA (SEG_G | SEG_DB | SEG_P | SEG_S | 0x3)
 #define SYSRET_FLAGS 0x3c7fd7u
+
+static bool canonical(uint64_t lin) {
+    return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
+}
 
 /* Where the code at `rip` is, for a mode. */
 static bool find(struct bt_cpu *b, uint64_t rip, unsigned mode) {
@@ -58,8 +63,7 @@ static bool cross_sysret(struct bt_cpu *b, const struct bt_site *s) {
     uint16_t base = (uint16_t)(c->s.msr.star >> 48);
     bool vector = b->user_vector && bt_vector_usable(c);
     (void)s;
-    if (!(c->s.efer & EFER_SCE) || flags & (FLAG_TF | FLAG_AC) ||
-        (uint64_t)((int64_t)(rip << 16) >> 16) != rip ||
+    if (!(c->s.efer & EFER_SCE) || flags & (FLAG_TF | FLAG_AC) || !canonical(rip) ||
         atomic_load_explicit(&c->v.events, memory_order_relaxed) || c->context != b->seen_context ||
         !find(b, rip, TLB_USER | (vector ? BT_KEY_VECTOR : 0)))
         return false;
@@ -69,6 +73,42 @@ static bool cross_sysret(struct bt_cpu *b, const struct bt_site *s) {
     return true;
 }
 
+static bool cross_wrbase(struct bt_cpu *b, const struct bt_site *s) {
+    struct x86_cpu *c = &b->c;
+    const struct x86_insn *i = s->insn;
+    uint64_t base = i->osize == 8 ? reg64(c, i->dst) : reg32(c, i->dst);
+    if (!(c->s.cr4 & CR4_FSGSBASE) || !canonical(base))
+        return false;
+    c->s.seg[i->aux].base = c->base64[i->aux] = base;
+    return true;
+}
+
+/* ---- which ---- */
+
+/* Whether a quick function finds a register in the vCPU. */
+static bool is_stored(unsigned reg) {
+    return reg != RBX && reg != RBP && (reg < R12 || reg > R15);
+}
+
+static bt_quick_fn *quick_string(const struct item *it) {
+    if (it->zi.meta.category != ZYDIS_CATEGORY_STRINGOP || it->zi.address_width != 64)
+        return NULL;
+    switch (it->insn->mnemonic) {
+    case ZYDIS_MNEMONIC_STOSB:
+    case ZYDIS_MNEMONIC_STOSW:
+    case ZYDIS_MNEMONIC_STOSD:
+    case ZYDIS_MNEMONIC_STOSQ:
+        return strings_stos;
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_MOVSW:
+    case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_MOVSQ:
+        return strings_movs;
+    default:
+        return NULL;
+    }
+}
+
 bt_quick_fn *bt_quick(const struct tr *t, const struct item *it) {
     if (t->bits != 64 || it->insn->mnemonic == 0)
         return NULL;
@@ -76,5 +116,8 @@ bt_quick_fn *bt_quick(const struct tr *t, const struct item *it) {
         return t->tlb_kind == TLB_USER ? cross_syscall : NULL;
     if (it->insn->mnemonic == ZYDIS_MNEMONIC_SYSRET)
         return t->tlb_kind == TLB_SUPER && it->insn->osize == 8 ? cross_sysret : NULL;
-    return NULL;
+    if (it->insn->mnemonic == ZYDIS_MNEMONIC_WRFSBASE ||
+        it->insn->mnemonic == ZYDIS_MNEMONIC_WRGSBASE)
+        return is_stored(it->insn->dst / 8) ? cross_wrbase : NULL;
+    return quick_string(it);
 }
