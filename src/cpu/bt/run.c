@@ -114,36 +114,51 @@ static bool canonical(uint64_t rip) {
     return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
 }
 
-/* The code at c.s.rip when there is some. */
-static uint64_t code_known(struct bt_cpu *b) {
+/* The block of the code at c.s.rip when there is one. */
+static struct bt_block *block_known(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
-    uint64_t gpa, code = bt_jump_known(b);
-    if (likely(code) || (c->mode64 && !canonical(c->s.rip)))
-        return code;
+    uint64_t gpa;
+    if (c->mode64 && !canonical(c->s.rip))
+        return NULL;
     const uint8_t *host = mmu_fetch(c, c->s.rip, &gpa);
-    const struct bt_block *k = host ? bt_cache_find(b, host) : NULL;
+    struct bt_block *k = host ? bt_cache_find(b, host) : NULL;
     if (!k || !k->entry)
-        return 0;
+        return NULL;
     bt_jump_learn(b, k);
-    return k->code;
+    return k;
 }
 
-/* After a call out that changed where or in what mode the code goes on. */
-static bool goes_on(struct bt_cpu *b) {
+static uint64_t code_known(struct bt_cpu *b) {
+    uint64_t code = bt_jump_known(b);
+    if (likely(code))
+        return code;
+    const struct bt_block *k = block_known(b);
+    return k ? k->code : 0;
+}
+
+/* Nothing else is due before the code at c.s.rip, and it can be looked up. */
+static bool may_go_on(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
-    b->link_exit = NULL;
     if (bt_stopped(b) || needs_attention(c) || !runs_translated(c))
         return false;
     choose_vector(b);
     bt_context_update(b);
     additions_update(b);
-    uint64_t code = code_known(b);
-    if (!code)
-        return false;
+    return true;
+}
+
+static bool goes_to(struct bt_cpu *b, uint64_t code) {
     b->code_written = false;
-    b->page = c->s.rip & ~PAGE_MASK;
+    b->page = b->c.s.rip & ~PAGE_MASK;
     b->jump_to = code;
     return true;
+}
+
+/* After a call out that changed where or in what mode the code goes on. */
+static bool goes_on(struct bt_cpu *b) {
+    b->link_exit = NULL;
+    uint64_t code = may_go_on(b) ? code_known(b) : 0;
+    return code && goes_to(b, code);
 }
 
 /* Decoding may stop the world, so the code is left for it, and may be gone afterwards. */
@@ -187,14 +202,23 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     return true;
 }
 
-/* Exits that can be linked are for the loop to link; a block that is dead, for it to replace. */
+/* An exit that can be linked is; of a dead block, the jump table has to learn the successor. */
 bool bt_exit_run(struct bt_cpu *b) {
-    const struct bt_exit *x = b->link_exit;
-    if (x && (x->inner || x->vector || x->single || x->x87 || !x->block->alive))
+    struct bt_exit *x = b->link_exit;
+    if (!x)
+        return goes_on(b);
+    if (x->vector || x->single || x->x87)
         return false;
-    if (x)
-        b->c.s.rip = cpu_wrap(&b->c, b->page + (uint64_t)(int64_t)x->target);
-    return goes_on(b);
+    b->c.s.rip = cpu_wrap(&b->c, b->page + (uint64_t)(int64_t)x->target);
+    if (!x->inner && x->block->alive)
+        return goes_on(b);
+    struct bt_block *k = may_go_on(b) ? block_known(b) : NULL;
+    if (!k)
+        return false;
+    if ((b->c.s.rip & ~PAGE_MASK) == b->page)
+        bt_cache_link(b->cache, x, k, bt_cache_flushes(b->cache));
+    b->link_exit = NULL;
+    return goes_to(b, k->code);
 }
 
 /* ---- entering ---- */
