@@ -14,8 +14,16 @@
 
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+/* Each side is evaluated once: it may be a call whose answer another thread changes. */
+#define MIN(a, b) PICK(a, <, b, __COUNTER__)
+#define MAX(a, b) PICK(a, >, b, __COUNTER__)
+#define PICK(a, op, b, n) PICK_NAMED(a, op, b, n)
+#define PICK_NAMED(a, op, b, n)                                                                    \
+    __extension__({                                                                                \
+        const __auto_type a_##n = (a);                                                             \
+        const __auto_type b_##n = (b);                                                             \
+        a_##n op b_##n ? a_##n : b_##n;                                                            \
+    })
 
 /* Frees the pointer that a variable holds (for cleanup_free). */
 void cleanup_free_fn(void *pptr);

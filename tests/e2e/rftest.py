@@ -162,8 +162,13 @@ class Guest:
             check(left > 0 and select.select([self.p.stdout], [], [], left)[0],
                   f'waiting for {pattern}', self)
             data = os.read(self.p.stdout.fileno(), 65536)
-            check(data, f'the guest ended before {pattern}', self)
+            check(data, f'the guest ended before {pattern}', self, *([] if data else self.last_words()))
             self.seen += data
+
+    def last_words(self):
+        """Of a program whose output has ended: its exit status and what it said of it."""
+        _, err = self.p.communicate(timeout=LIMIT)
+        return [f'exit status {self.p.returncode}', err.decode('utf-8', 'replace')]
 
     def wait_for_shell(self):
         self.wait_for(r'ringfence:\S+# ')

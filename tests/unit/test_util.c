@@ -32,6 +32,20 @@ static void alignment(void **state) {
     assert_int_equal(align_up(0x1000, 0x1000), 0x1000);
 }
 
+static unsigned calls;
+
+static unsigned grows(void) {
+    return calls++;
+}
+
+static void least_and_most(void **state) {
+    (void)state;
+    assert_int_equal(MIN(grows(), 5u), 0);
+    assert_int_equal(MAX(grows(), 0u), 1);
+    assert_int_equal(MIN(MAX(grows(), 1u), 7u), 2);
+    assert_int_equal(calls, 3);
+}
+
 static void descriptor_closes_with_its_scope(void **state) {
     int kept;
 
@@ -85,6 +99,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranges),
         cmocka_unit_test(alignment),
+        cmocka_unit_test(least_and_most),
         cmocka_unit_test(descriptor_closes_with_its_scope),
         cmocka_unit_test(allocation),
         cmocka_unit_test(growth),

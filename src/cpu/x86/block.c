@@ -165,7 +165,7 @@ static bool pages_committed(struct x86_cpu *c, const struct block *b, const stru
 static struct block *block_make(struct x86_cpu *c, struct block_cache *bc, const struct fetch *f,
                                 uint64_t key) {
     struct block *b = block_alloc(bc);
-    uint8_t bytes[MAX(BLOCK_INSNS, 2) * INSN_MAX];
+    uint8_t bytes[BLOCK_INSNS * INSN_MAX];
     unsigned avail = MIN(f->avail, (unsigned)sizeof bytes);
     do {
         *b = (struct block){.key = key, .page = page_of(c, f->host), .page2 = NO_PAGE};
