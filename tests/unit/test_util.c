@@ -97,12 +97,9 @@ static void container(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ranges),
-        cmocka_unit_test(alignment),
-        cmocka_unit_test(least_and_most),
-        cmocka_unit_test(descriptor_closes_with_its_scope),
-        cmocka_unit_test(allocation),
-        cmocka_unit_test(growth),
+        cmocka_unit_test(ranges),         cmocka_unit_test(alignment),
+        cmocka_unit_test(least_and_most), cmocka_unit_test(descriptor_closes_with_its_scope),
+        cmocka_unit_test(allocation),     cmocka_unit_test(growth),
         cmocka_unit_test(container),
     };
 
