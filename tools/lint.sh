@@ -41,7 +41,7 @@ check_cppcheck() {
     mkdir -p "$build/cppcheck"
     cppcheck --quiet -j "$jobs" --std=c11 --language=c --enable=warning,performance,portability \
         --inline-suppr --suppressions-list=tools/cppcheck.txt --error-exitcode=1 \
-        --cppcheck-build-dir="$build/cppcheck" -D__x86_64__ -D__GNUC__=12 -Isrc src
+        --cppcheck-build-dir="$build/cppcheck" -D__x86_64__ -D__GNUC__=12 -D__cppcheck__ -Isrc src
 }
 
 # clang's own warnings come with it, as errors. A file that has passed is not looked at again until it, a header

@@ -18,12 +18,16 @@
 #define MIN(a, b) PICK(a, <, b, __COUNTER__)
 #define MAX(a, b) PICK(a, >, b, __COUNTER__)
 #define PICK(a, op, b, n) PICK_NAMED(a, op, b, n)
+#ifdef __cppcheck__ /* which cannot read a statement within an expression */
+#define PICK_NAMED(a, op, b, n) ((a)op(b) ? (a) : (b))
+#else
 #define PICK_NAMED(a, op, b, n)                                                                    \
     __extension__({                                                                                \
         const __auto_type a_##n = (a);                                                             \
         const __auto_type b_##n = (b);                                                             \
         a_##n op b_##n ? a_##n : b_##n;                                                            \
     })
+#endif
 
 /* Frees the pointer that a variable holds (for cleanup_free). */
 void cleanup_free_fn(void *pptr);
