@@ -41,14 +41,14 @@ test: packages-build $(B)/build.ninja $(APPLIANCE)
 	@python3 tools/test.py $(B) $(ARGS)
 
 # The unit tests and a boot by each engine under a sanitizer; without address-space randomization, which gcc 12's
-# runtimes cannot always bear. bt has signal stacks of its own.
+# runtimes cannot always bear.
 check: packages-build $(APPLIANCE)
 	@[ -n "$(SAN_$(SAN))" ] || { echo "make: SAN is address, undefined or thread" >&2; exit 2; }
 	@[ -e $(B)/san-$(SAN)/build.ninja ] || meson setup $(B)/san-$(SAN) \
 		-Db_sanitize=$(SAN_$(SAN)) -Db_lundef=false -Doptimization=1 >/dev/null
 	@ninja -C $(B)/san-$(SAN) -j $(JOBS)
 	@RINGFENCE_APPLIANCE=$(abspath $(B)/appliance) \
-		ASAN_OPTIONS=detect_stack_use_after_return=1:use_sigaltstack=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 		TSAN_OPTIONS="halt_on_error=1 suppressions=$(abspath tests/tsan.supp)" \
 		$$(setarch -R true 2>/dev/null && echo setarch -R) python3 tools/test.py \
 		$(B)/san-$(SAN) --label $(SAN): --timeout-factor 10 \
