@@ -45,13 +45,38 @@ void emit_kept(struct tr *t, uint32_t registers) {
 }
 
 void lend_rcx(struct tr *t) {
-    if (!t->rcx_free)
+    if (!t->rcx_free && !t->rcx_saved)
         emit_gs(&t->e, OP_STORE, RCX, BT_OFF(save_rcx));
+    t->rcx_saved = true;
 }
 
 void return_rcx(struct tr *t) {
     if (!t->rcx_free)
         emit_gs(&t->e, OP_LOAD, RCX, BT_OFF(save_rcx));
+}
+
+/*
+ * RCX's stand-in: what the guest has in RCX is in its slot as if the region lent it, and in another
+ * register too. So RCX is free without a load and a store around each look-up, which would be one
+ * long chain through memory.
+ */
+void emit_rcx_in(struct tr *t) {
+    if (t->rcx_in != RCX)
+        emit_gs(&t->e, OP_LOAD, t->rcx_in, save_slot(RCX));
+}
+
+void emit_rcx_out(struct tr *t) {
+    t->rcx_saved = false;
+    if (t->rcx_in != RCX)
+        emit_gs(&t->e, OP_STORE, t->rcx_in, save_slot(RCX));
+}
+
+static unsigned stand_in(const struct tr *t, unsigned reg) {
+    return reg == RCX ? t->rcx_in : reg;
+}
+
+static unsigned dst_of(const struct tr *t, const struct item *it) {
+    return stand_in(t, it->insn->dst / 8);
 }
 
 /* ---- shapes ---- */
@@ -124,8 +149,8 @@ static void emit_slot(struct tr *t, unsigned op, unsigned reg, struct place p) {
 
 /* ---- effective addresses ---- */
 
-static int reg_number(ZydisRegister r) {
-    return r == ZYDIS_REGISTER_NONE ? -1 : ZydisRegisterGetId(r);
+static int reg_number(const struct tr *t, ZydisRegister r) {
+    return r == ZYDIS_REGISTER_NONE ? -1 : (int)stand_in(t, (unsigned)ZydisRegisterGetId(r));
 }
 
 /* LEA to, [base + index * scale + disp32] in its general form; cut to 32 bits in 32-bit code. */
@@ -168,8 +193,8 @@ static void emit_address(struct tr *t, const struct item *it, const ZydisDecoded
         emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
         emit_lea(&t->e, t->s0, t->s0, from_page(it, m));
     } else {
-        emit_lea_full(t, t->s0, reg_number(m->mem.base), reg_number(m->mem.index), m->mem.scale,
-                      (int32_t)m->mem.disp.value);
+        emit_lea_full(t, t->s0, reg_number(t, m->mem.base), reg_number(t, m->mem.index),
+                      m->mem.scale, (int32_t)m->mem.disp.value);
     }
     if (it->insn->seg == SEG_FS || it->insn->seg == SEG_GS)
         emit_segment(t, it->insn->seg);
@@ -294,7 +319,7 @@ static struct place memory_place(struct tr *t, const struct item *it, struct col
         emit_lookup_group(t, it, g, a);
     }
     if (m->mem.base != ZYDIS_REGISTER_RIP)
-        return (struct place){(unsigned)reg_number(m->mem.base), g->reg,
+        return (struct place){(unsigned)reg_number(t, m->mem.base), g->reg,
                               (int32_t)m->mem.disp.value};
     emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
     return (struct place){t->s0, g->reg, from_page(it, m)};
@@ -322,10 +347,30 @@ static void goes_on_here(struct tr *t, struct cold *cold) {
         cold->back = emit_rx(&t->e);
 }
 
-/* ---- instructions with a memory operand ---- */
+/* ---- encodings with other registers ---- */
 
-/* Prefixes and opcode with REX. */
-static void emit_legacy_head(struct tr *t, const struct item *it, struct place p) {
+static bool has_stand_in(const struct tr *t, const struct item *it) {
+    return t->rcx_in != RCX && it->uses >> RCX & 1;
+}
+
+/* The register that a field of the encoding is to name, where it named one from 0 to 15. */
+static unsigned recoded(const struct tr *t, const struct item *it, ZydisOperandEncoding field,
+                        unsigned named) {
+    for (unsigned n = 0; n < it->zi.operand_count && has_stand_in(t, it); n++)
+        if (it->op[n].encoding == field && operand_gpr(&it->op[n]) == 1u << RCX)
+            return t->rcx_in;
+    return named;
+}
+
+/* A count in CL where the instruction looks for it. */
+static void emit_count_in(struct tr *t, const struct item *it) {
+    if (recoded(t, it, ZYDIS_OPERAND_ENCODING_NONE, NO_REG) != NO_REG)
+        emit_mov(&t->e, RCX, t->rcx_in);
+}
+
+/* Prefixes and opcode with REX, whose R, X and B are told; REX is there where a byte register of
+ * the stand-in's or the instruction's own may need it. */
+static void emit_legacy_head(struct tr *t, const struct item *it, unsigned rex) {
     const ZydisDecodedInstruction *zi = &it->zi;
     struct emit *e = &t->e;
     for (unsigned n = 0; n < zi->raw.prefix_count; n++) {
@@ -333,8 +378,9 @@ static void emit_legacy_head(struct tr *t, const struct item *it, struct place p
         if (v == 0x66 || v == 0xf2 || v == 0xf3 || v == 0xf0)
             emit8(e, v);
     }
-    emit8(e,
-          REX | (unsigned)zi->raw.rex.W * REX_W | (unsigned)zi->raw.rex.R * REX_R | place_rex(p));
+    rex |= REX | (unsigned)zi->raw.rex.W * REX_W;
+    if (rex != REX || zi->attributes & ZYDIS_ATTRIB_HAS_REX || has_stand_in(t, it))
+        emit8(e, rex);
     if (zi->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
         emit8(e, 0x0f);
     if (zi->opcode_map == ZYDIS_OPCODE_MAP_0F38)
@@ -343,14 +389,87 @@ static void emit_legacy_head(struct tr *t, const struct item *it, struct place p
         emit8(e, 0x3a);
 }
 
-/* The same with a three-byte VEX, whose R, X and B are inverted (SDM 2A 2.3.5). */
-static void emit_vex_head(struct tr *t, const struct item *it, struct place p) {
+/* The same with a three-byte VEX, whose R, X, B and register are inverted (SDM 2A 2.3.5). */
+static void emit_vex_head(struct tr *t, const struct item *it, unsigned rex) {
     const uint8_t *vex = it->bytes + it->zi.raw.vex.offset;
     bool two = it->zi.raw.vex.size == 2;
-    unsigned x = p.index >> 3 ? 0 : 0x40, b = p.base >> 3 ? 0 : 0x20;
+    unsigned r = rex & REX_R ? 0 : 0x80, x = rex & REX_X ? 0 : 0x40, b = rex & REX_B ? 0 : 0x20;
     unsigned map = two ? 1 : vex[1] & 0x1f, last = two ? vex[1] & 0x7f : vex[2];
-    EMIT(&t->e, 0xc4, (vex[1] & 0x80) | x | b | map, last);
+    unsigned reg = recoded(t, it, ZYDIS_OPERAND_ENCODING_NDSNDD, ~last >> 3 & 15);
+    EMIT(&t->e, 0xc4, r | x | b | map, (last & 0x87) | (~reg & 15) << 3);
 }
+
+static void emit_head(struct tr *t, const struct item *it, unsigned rex) {
+    if (it->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+        emit_vex_head(t, it, rex);
+    else
+        emit_legacy_head(t, it, rex);
+}
+
+/* What the encoding of an instruction without a memory operand, or of LEA, names. */
+struct named {
+    unsigned reg, index, rm; /* the last is the base, or a register of the opcode's */
+};
+
+static struct named named_by(const struct tr *t, const struct item *it) {
+    const ZydisDecodedInstructionRaw *raw = &it->zi.raw;
+    const ZydisDecodedOperand *m = item_memory(it);
+    bool vex = it->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    unsigned r = vex ? !raw->vex.R : raw->rex.R, x = vex ? !raw->vex.X : raw->rex.X,
+             b = vex ? !raw->vex.B : raw->rex.B;
+    struct named n = {r << 3 | raw->modrm.reg, x << 3 | raw->sib.index, b << 3 | raw->modrm.rm};
+    n.reg = recoded(t, it, ZYDIS_OPERAND_ENCODING_MODRM_REG, n.reg);
+    if (!raw->modrm.offset)
+        n.rm = recoded(t, it, ZYDIS_OPERAND_ENCODING_OPCODE, b << 3 | (it->zi.opcode & 7));
+    else if (!m)
+        n.rm = recoded(t, it, ZYDIS_OPERAND_ENCODING_MODRM_RM, n.rm);
+    if (!m)
+        return n;
+    if (raw->sib.offset)
+        n.rm = b << 3 | raw->sib.base;
+    if (m->mem.base == ZYDIS_REGISTER_RCX || m->mem.base == ZYDIS_REGISTER_ECX)
+        n.rm = t->rcx_in;
+    if (m->mem.index == ZYDIS_REGISTER_RCX || m->mem.index == ZYDIS_REGISTER_ECX)
+        n.index = t->rcx_in;
+    return n;
+}
+
+/* A stand-in is none that needs a special encoding as a base. */
+static void emit_recoded(struct tr *t, const struct item *it) {
+    const ZydisDecodedInstructionRaw *raw = &it->zi.raw;
+    struct named n = named_by(t, it);
+    unsigned rex = (n.reg >> 3) * REX_R | (n.index >> 3) * REX_X | (n.rm >> 3) * REX_B, done;
+    emit_head(t, it, rex);
+    if (!raw->modrm.offset) {
+        done = it->insn->len - raw->imm[0].size / 8;
+        emit8(&t->e, (it->zi.opcode & ~7u) | (n.rm & 7));
+    } else {
+        done = raw->modrm.offset + 1u;
+        unsigned rm = raw->sib.offset ? 4 : n.rm & 7;
+        EMIT(&t->e, it->zi.opcode, (unsigned)raw->modrm.mod << 6 | (n.reg & 7) << 3 | rm);
+    }
+    if (raw->sib.offset) {
+        done = raw->sib.offset + 1u;
+        emit8(&t->e, (unsigned)raw->sib.scale << 6 | (n.index & 7) << 3 | (n.rm & 7));
+    }
+    emit_bytes(&t->e, it->bytes + done, it->insn->len - done);
+}
+
+void emit_rotate_by(struct tr *t, const struct item *it, unsigned by) {
+    struct named n = named_by(t, it);
+    emit_head(t, it, (n.rm >> 3) * REX_B);
+    EMIT(&t->e, it->zi.operand_width == 8 ? 0xc0 : 0xc1, 0xc0 | (n.reg & 7) << 3 | (n.rm & 7), by);
+}
+
+void emit_copy(struct tr *t, const struct item *it) {
+    emit_count_in(t, it);
+    if (has_stand_in(t, it))
+        emit_recoded(t, it);
+    else
+        emit_bytes(&t->e, it->bytes, it->insn->len);
+}
+
+/* ---- instructions with a memory operand ---- */
 
 /* MOV by the accumulator's short forms A0 to A3 becomes one with ModRM. */
 static unsigned long_opcode(const ZydisDecodedInstruction *zi) {
@@ -359,12 +478,13 @@ static unsigned long_opcode(const ZydisDecodedInstruction *zi) {
 
 static void emit_with_memory(struct tr *t, const struct item *it, struct place p) {
     const ZydisDecodedInstruction *zi = &it->zi;
-    if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
-        emit_vex_head(t, it, p);
-    else
-        emit_legacy_head(t, it, p);
+    bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    unsigned high = vex ? !zi->raw.vex.R : zi->raw.rex.R;
+    unsigned reg = recoded(t, it, ZYDIS_OPERAND_ENCODING_MODRM_REG,
+                           zi->raw.modrm.offset ? high << 3 | zi->raw.modrm.reg : 0u);
+    emit_head(t, it, (reg >> 3) * REX_R | place_rex(p));
     emit8(&t->e, long_opcode(zi));
-    emit_place(t, zi->raw.modrm.offset ? zi->raw.modrm.reg : 0u, p);
+    emit_place(t, reg, p);
     if (zi->raw.imm[0].size && zi->raw.modrm.offset)
         emit_bytes(&t->e, it->bytes + zi->raw.imm[0].offset, zi->raw.imm[0].size / 8);
 }
@@ -376,6 +496,7 @@ static bool is_division(const struct item *it) {
 void emit_memory_item(struct tr *t, const struct item *it) {
     struct cold *cold, *trap = NULL;
     struct place p = memory_place(t, it, &cold);
+    emit_count_in(t, it);
     if (is_division(it) || wants_alignment(it)) {
         trap = cold ? cold : cold_new(t, it);
         trap->operand = BT_MEMORY;
@@ -400,17 +521,17 @@ struct cold *emit_load_operand(struct tr *t, const struct item *it) {
 
 void emit_lea_item(struct tr *t, const struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
-    unsigned to = it->insn->dst / 8, wide = it->zi.operand_width == 64 ? REX_W : 0;
+    unsigned to = dst_of(t, it), wide = it->zi.operand_width == 64 ? REX_W : 0;
     if (m->mem.base == ZYDIS_REGISTER_RIP) {
         emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
         EMIT(&t->e, REX | wide | (to >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_LEA,
              0x80 | (to & 7) << 3 | (t->s0 & 7));
         emit32(&t->e, (uint32_t)from_page(it, m));
     } else if (t->bits == 32) { /* an absolute address would be a relative one */
-        emit_lea_full(t, to, reg_number(m->mem.base), reg_number(m->mem.index), m->mem.scale,
+        emit_lea_full(t, to, reg_number(t, m->mem.base), reg_number(t, m->mem.index), m->mem.scale,
                       (int32_t)m->mem.disp.value);
     } else {
-        emit_bytes(&t->e, it->bytes, it->insn->len);
+        emit_copy(t, it);
     }
 }
 
@@ -424,7 +545,7 @@ static void emit_bit_to_qword(struct tr *t, unsigned bit) {
 /* The qword that a bit offset leads to, by its register form or, where it is written, locked or
  * not, with what remains of the offset. */
 void emit_bit_string(struct tr *t, const struct item *it) {
-    unsigned bit = it->insn->src / 8, opcode = it->zi.opcode;
+    unsigned bit = stand_in(t, it->insn->src / 8), opcode = it->zi.opcode;
     bool writes = it->zi.mnemonic != ZYDIS_MNEMONIC_BT;
     struct access a = {.size = 8, .write = writes, .group = NO_GROUP};
     emit_bit_to_qword(t, bit);
@@ -469,7 +590,7 @@ void emit_push(struct tr *t, const struct item *it) {
         emit_slot(t, 0xc7, 0, p);
         emit32(&t->e, (uint32_t)it->op[0].imm.value.u);
     } else {
-        emit_slot(t, OP_STORE, it->insn->dst / 8, p);
+        emit_slot(t, OP_STORE, dst_of(t, it), p);
     }
     emit_move_rsp(t, -slot_bytes(t));
     goes_on_here(t, cold);
@@ -522,7 +643,7 @@ void emit_push_flags(struct tr *t, const struct item *it) {
 
 void emit_pop(struct tr *t, const struct item *it) {
     struct cold *cold;
-    unsigned to = it->insn->dst / 8;
+    unsigned to = dst_of(t, it);
     struct place p = stack_place(t, it, RSP, 0, BT_POP, &cold);
     emit_slot(t, OP_LOAD, to, p);
     if (to != RSP)
@@ -543,7 +664,7 @@ void emit_leave(struct tr *t, const struct item *it) {
 
 void emit_load_target(struct tr *t, const struct item *it) {
     struct cold *cold; /* does not come back: the reference engine makes the whole branch */
-    unsigned from = it->insn->dst / 8;
+    unsigned from = dst_of(t, it);
     if (!item_memory(it)) {
         EMIT(&t->e, REX | tr_wide(t) | (from >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
              0xc0 | (from & 7) << 3 | (t->s0 & 7));

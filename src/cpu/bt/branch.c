@@ -161,6 +161,7 @@ static void emit_conditional(struct tr *t, const struct item *it) {
         uint8_t *over = emit_jcc(&t->e, (unsigned)condition ^ 1, 0);
         emit_exit_far(t, it, target);
         emit_land(&t->e, over);
+        t->rcx_saved = false;
     }
 }
 
@@ -186,6 +187,7 @@ static void emit_count(struct tr *t, const struct item *it) {
     else
         emit_exit(t, it, branch_target(it));
     emit_land(&t->e, over);
+    t->rcx_saved = false;
 }
 
 /* ---- calls and returns ---- */

@@ -125,7 +125,7 @@ static bool copies_counted(const struct tr *t, ZydisMnemonic m) {
     }
 }
 
-static bool high_byte(const ZydisDecodedOperand *op) {
+bool is_high_byte(const ZydisDecodedOperand *op) {
     return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_AH &&
            op->reg.value <= ZYDIS_REGISTER_BH;
 }
@@ -165,7 +165,7 @@ static bool segment_ok(const struct tr *t, const struct item *it) {
 static bool memory_simple(const struct tr *t, const struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     for (unsigned n = 0; n < it->zi.operand_count_visible; n++)
-        if (high_byte(&it->op[n]))
+        if (is_high_byte(&it->op[n]))
             return false;
     bool encoded = it->zi.raw.modrm.offset || (is_moffs(it) && t->bits == 32);
     return it->zi.address_width == t->bits && encoded && m->size <= 256 && segment_ok(t, it);
@@ -421,6 +421,10 @@ static uint32_t gpr_bit(ZydisRegister r) {
     return 1u << ZydisRegisterGetId(r);
 }
 
+uint32_t operand_gpr(const ZydisDecodedOperand *op) {
+    return op->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_bit(op->reg.value) : 0;
+}
+
 static bool finds_guest_registers(enum bt_kind k) {
     return k == OUT || k == LAST || k == SKIP || k == VECTOR || k == FENCE;
 }
@@ -429,10 +433,8 @@ void item_registers(struct item *it) {
     it->uses = it->kills = 0;
     for (unsigned n = 0; n < it->zi.operand_count; n++) {
         const ZydisDecodedOperand *op = &it->op[n];
-        uint32_t bits = 0;
-        if (op->type == ZYDIS_OPERAND_TYPE_REGISTER)
-            bits = gpr_bit(op->reg.value);
-        else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
+        uint32_t bits = operand_gpr(op);
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
             it->uses |= gpr_bit(op->mem.base) | gpr_bit(op->mem.index);
         it->uses |= bits;
         if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)

@@ -81,6 +81,7 @@ static void emit_tail_out(struct tr *t) {
     return_rcx(t);
     emit_call(t);
     emit_spill(t);
+    emit_rcx_in(t);
     emit_kept(t, kept);
     emit_site_jump(t, offsetof(struct bt_site, back));
 }
@@ -123,7 +124,7 @@ static uint64_t tail_key(const struct tr *t, unsigned which) {
     if (which == BT_TAIL_OUT || which == BT_TAIL_LEAVE)
         key |= (uint64_t)t->spilled << 16 | (uint64_t)t->rcx_free << 11;
     if (which == BT_TAIL_OUT)
-        key |= (uint64_t)group_registers(t) << 32;
+        key |= (uint64_t)group_registers(t) << 32 | (uint64_t)t->rcx_in << 48;
     return key;
 }
 
@@ -228,6 +229,7 @@ static void emit_group_miss(struct tr *t, struct cold *cold) {
 }
 
 void emit_cold(struct tr *t, struct cold *cold) {
+    t->rcx_saved = false;
     if (!cold->exit) {
         emit_out(t, cold);
     } else if (cold->exit->single && !cold->exit->x87) {

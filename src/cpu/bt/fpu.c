@@ -243,7 +243,7 @@ void emit_x87_item(struct tr *t, const struct item *it) {
     if (item_memory(it))
         emit_memory_item(t, it);
     else
-        emit_bytes(&t->e, it->bytes, it->insn->len);
+        emit_copy(t, it);
     if (x87_notes_pointers(it->insn))
         emit_note(t, it);
 }

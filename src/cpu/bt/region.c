@@ -129,6 +129,51 @@ static void pick_groups(struct tr *t, uint32_t used, uint32_t preferred) {
     }
 }
 
+/* ---- RCX, which each look-up needs ---- */
+
+/* Whether another register may stand for RCX in it. */
+static bool takes_stand_in(const struct item *it) {
+    switch (it->kind) {
+    case COPY:
+    case COPY_MARKED:
+    case ROTATE:
+    case MEM:
+    case X87:
+    case LOAD_CONTROL:
+    case LEA:
+    case PUSH:
+    case PUSH_FROM:
+    case POP:
+    case BIT_STRING:
+    case JMP_TO:
+    case CALL_TO:
+        break;
+    default:
+        return false;
+    }
+    for (unsigned n = 0; n < it->zi.operand_count; n++) {
+        const ZydisDecodedOperand *op = &it->op[n];
+        bool hidden = op->encoding == ZYDIS_OPERAND_ENCODING_NONE;
+        if (is_high_byte(op) || (hidden && operand_gpr(op) == 1u << RCX &&
+                                 op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            return false;
+    }
+    return true;
+}
+
+/* Each look-up without a stand-in costs a load, and some a store. */
+static bool wants_stand_in(const struct tr *t) {
+    unsigned looks = 0;
+    for (unsigned n = 0; n < t->count; n++) {
+        const struct item *it = &t->item[n];
+        if (it->uses >> RCX & 1 && !takes_stand_in(it))
+            return false;
+        looks += needs_scratch(it) && it->kind != JMP && it->kind != JCC;
+        looks += it->kind == JCC && branch_target(it) <= it->off ? 2 : 0;
+    }
+    return looks > 2;
+}
+
 /* The registers that the code which comes here has given up already, when this region may too. */
 static uint32_t preferred_registers(const struct tr *t, uint32_t used) {
     const struct bt_exit *from = t->b->link_exit;
@@ -136,15 +181,26 @@ static uint32_t preferred_registers(const struct tr *t, uint32_t used) {
 }
 
 static void choose_registers(struct tr *t) {
-    uint32_t used = region_uses(t), preferred = preferred_registers(t, used);
+    uint32_t used = region_uses(t), all = used;
     t->spilled = 0;
     t->s0 = t->s1 = NO_REG;
+    t->rcx_in = RCX;
     t->rcx_free = !(used >> RCX & 1);
     if (!region_needs_scratch(t))
         return;
+    if (!t->rcx_free && unused_scratch(used) > 2 && wants_stand_in(t)) {
+        t->rcx_free = true;
+        used &= ~(1u << RCX);
+    }
+    uint32_t preferred = preferred_registers(t, used);
+    used = all;
     t->s0 = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used, preferred);
     t->s1 = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used | 1u << t->s0, preferred);
     t->spilled = 1u << t->s0 | 1u << t->s1 | (t->rcx_free ? 1u << RCX : 0);
+    if (t->rcx_free && used >> RCX & 1) {
+        t->rcx_in = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used | t->spilled, preferred);
+        t->spilled |= 1u << t->rcx_in;
+    }
     pick_groups(t, used | t->spilled | 1u << RSP | 1u << RCX, preferred);
     if (!(t->spilled & ~preferred))
         t->spilled = preferred;

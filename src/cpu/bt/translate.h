@@ -129,6 +129,8 @@ struct tr {
     uint32_t spilled; /* registers that were stored at the entry, by bit */
     unsigned s0, s1;  /* scratch registers */
     bool rcx_free;    /* RCX is a third one */
+    bool rcx_saved;   /* it is not, and gs:[save_rcx] is what it holds */
+    unsigned rcx_in;  /* the register that stands for the guest's RCX; RCX, unless that is free */
     unsigned tlb_kind;
     unsigned bits;  /* 32 or 64 */
     bool single;    /* no groups: for code whose accesses straddle pages */
@@ -153,6 +155,8 @@ enum bt_kind bt_classify(const struct tr *t, const struct item *it);
 const ZydisDecodedOperand *item_memory(const struct item *it);
 int64_t branch_target(const struct item *it); /* relative to the page */
 void item_registers(struct item *it);         /* fills uses and kills */
+uint32_t operand_gpr(const ZydisDecodedOperand *op); /* the register that it is, as a bit, or 0 */
+bool is_high_byte(const ZydisDecodedOperand *op);    /* AH, CH, DH or BH */
 
 /* ---- region.c ---- */
 /* Decodes the region at `host`, names its labels and groups and chooses registers. */
@@ -174,6 +178,14 @@ void emit_table(struct tr *t, unsigned reg, uint32_t disp); /* MOV reg, gs:[rcx 
 uint8_t *jump_unless_zero(struct tr *t);
 struct cold *cold_new(struct tr *t, const struct item *it);
 uint8_t *emit_marker(struct tr *t);
+/* At a region's entry, and where somebody else may have changed it: RCX's stand-in. */
+void emit_rcx_in(struct tr *t);
+/* Behind an instruction that sets RCX. */
+void emit_rcx_out(struct tr *t);
+/* An instruction that reads no memory, as it is or with RCX's stand-in. */
+void emit_copy(struct tr *t, const struct item *it);
+/* A register's rotation, by another count. */
+void emit_rotate_by(struct tr *t, const struct item *it, unsigned by);
 void emit_memory_item(struct tr *t, const struct item *it);
 /* The operand, of 2 or 4 bytes, to s0. Where the instruction goes on after a miss is to be told. */
 struct cold *emit_load_operand(struct tr *t, const struct item *it);
