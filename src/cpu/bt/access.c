@@ -109,7 +109,7 @@ uint8_t *jump_unless_zero(struct tr *t) {
 
 struct cold *cold_new(struct tr *t, const struct item *it) {
     struct cold *cold = &t->cold[t->colds++];
-    *cold = (struct cold){.item = it};
+    *cold = (struct cold){.item = it, .at = t->s0};
     return cold;
 }
 
@@ -187,14 +187,15 @@ static void emit_segment(struct tr *t, unsigned seg) {
     emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
 }
 
-/* Address of a memory operand to s0; s1 may be used. */
-static void emit_address(struct tr *t, const struct item *it, const ZydisDecodedOperand *m) {
+/* Address of a memory operand, or of what lies `ahead` of it, to s0; s1 may be used. */
+static void emit_address(struct tr *t, const struct item *it, const ZydisDecodedOperand *m,
+                         int32_t ahead) {
     if (m->mem.base == ZYDIS_REGISTER_RIP) {
         emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
-        emit_lea(&t->e, t->s0, t->s0, from_page(it, m));
+        emit_lea(&t->e, t->s0, t->s0, from_page(it, m) - ahead);
     } else {
         emit_lea_full(t, t->s0, reg_number(t, m->mem.base), reg_number(t, m->mem.index),
-                      m->mem.scale, (int32_t)m->mem.disp.value);
+                      m->mem.scale, (int32_t)m->mem.disp.value - ahead);
     }
     if (it->insn->seg == SEG_FS || it->insn->seg == SEG_GS)
         emit_segment(t, it->insn->seg);
@@ -206,25 +207,24 @@ static uint32_t tlb_off(const struct tr *t, uint32_t member) {
     return BT_OFF(tlb) + t->tlb_kind * (uint32_t)sizeof(struct bt_tlb) + member;
 }
 
-/* LEA rcx, [rcx + s0 + disp] */
-static void emit_lea_rcx(struct tr *t, uint32_t disp) {
+/* LEA rcx, [rcx + at + disp] */
+static void emit_lea_rcx(struct tr *t, unsigned at, uint32_t disp) {
     bool small = disp < 128;
-    EMIT(&t->e, REX | REX_W | (t->s0 >> 3) * REX_X, OP_LEA, small ? 0x4c : 0x8c,
-         (t->s0 & 7) << 3 | RCX);
+    EMIT(&t->e, REX | REX_W | (at >> 3) * REX_X, OP_LEA, small ? 0x4c : 0x8c, (at & 7) << 3 | RCX);
     if (small)
         emit8(&t->e, disp);
     else
         emit32(&t->e, disp);
 }
 
-/* s0 holds a linear address: on a hit `to` is what to add to it. RCX is used. Returns the miss's
+/* `at` holds a linear address: on a hit `to` is what to add to it. RCX is used. Returns the miss's
  * jump. */
-static uint8_t *emit_probe(struct tr *t, unsigned to, uint32_t size, bool write) {
+static uint8_t *emit_probe(struct tr *t, unsigned at, unsigned to, uint32_t size, bool write) {
     uint32_t tag = write ? offsetof(struct bt_tlb, wr) : offsetof(struct bt_tlb, rd);
-    emit_pext(t, RCX, t->s0, BT_OFF(mask_tlb));
+    emit_pext(t, RCX, at, BT_OFF(mask_tlb));
     emit_table(t, to, tlb_off(t, offsetof(struct bt_tlb, addend)));
     emit_table(t, RCX, tlb_off(t, tag));
-    emit_lea_rcx(t, size - 1);
+    emit_lea_rcx(t, at, size - 1);
     emit_pext(t, RCX, RCX, BT_OFF(mask_above));
     return jump_unless_zero(t);
 }
@@ -254,14 +254,15 @@ static bool wants_alignment(const struct item *it) {
     }
 }
 
-/* s0 = an address: its look-up. A miss is looked up elsewhere and tried again, or the reference
- * engine executes the instruction. */
-static struct cold *emit_lookup_single(struct tr *t, const struct item *it, const struct access *a,
-                                       enum bt_operand operand) {
+/* The look-up of an address. A miss is looked up elsewhere and tried again, or the reference engine
+ * executes the instruction. */
+static struct cold *emit_lookup_single(struct tr *t, const struct item *it, unsigned at,
+                                       const struct access *a, enum bt_operand operand) {
     struct cold *cold = cold_new(t, it);
     lend_rcx(t);
     cold->retry = wants_alignment(it) ? 0 : emit_rx(&t->e);
-    cold->from = emit_probe(t, t->s1, a->size, a->write);
+    cold->from = emit_probe(t, at, t->s1, a->size, a->write);
+    cold->at = at;
     cold->rcx_lent = !t->rcx_free;
     cold->operand = operand;
     cold->write = a->write;
@@ -269,8 +270,8 @@ static struct cold *emit_lookup_single(struct tr *t, const struct item *it, cons
     return cold;
 }
 
-/* The first access of a group looks up the page for all. Where they straddle two, the code goes on
- * in a region without groups. */
+/* The first access of a group looks up the page for all, of which s0 = the first byte's address.
+ * Where they straddle two, the code goes on in a region without groups. */
 static void emit_lookup_group(struct tr *t, const struct item *it, struct group *g,
                               const struct access *a) {
     struct bt_exit *exit = exit_new(t, it->off);
@@ -281,8 +282,7 @@ static void emit_lookup_group(struct tr *t, const struct item *it, struct group 
     struct cold *cold = cold_new(t, it);
     lend_rcx(t);
     cold->retry = wants_alignment(it) ? 0 : emit_rx(&t->e);
-    emit_lea(&t->e, t->s0, t->s0, g->min - a->off);
-    cold->from = emit_probe(t, g->reg, (uint32_t)(g->max - g->min), g->write);
+    cold->from = emit_probe(t, t->s0, g->reg, (uint32_t)(g->max - g->min), g->write);
     cold->rcx_lent = !t->rcx_free;
     cold->exit = exit;
     cold->write = a->write;
@@ -302,6 +302,17 @@ static struct place single_place(const struct tr *t) {
     return (struct place){t->s0, t->s1, 0};
 }
 
+/* A register that holds the operand's address as it is, and may be looked up: not RSP, which is no
+ * index, nor RCX, which changes. NO_REG: there is none. */
+static unsigned address_register(const struct tr *t, const struct item *it,
+                                 const ZydisDecodedOperand *m) {
+    bool plain = t->bits == 64 && m->mem.index == ZYDIS_REGISTER_NONE && !m->mem.disp.value &&
+                 it->insn->seg != SEG_FS && it->insn->seg != SEG_GS &&
+                 m->mem.base >= ZYDIS_REGISTER_RAX && m->mem.base <= ZYDIS_REGISTER_R15;
+    unsigned base = plain ? (unsigned)reg_number(t, m->mem.base) : NO_REG;
+    return base == RSP || base == RCX ? NO_REG : base;
+}
+
 /* A memory operand that `a` describes. *cold: where the instruction goes on after a miss is to be
  * told there; NULL when there is no such way. */
 static struct place memory_place(struct tr *t, const struct item *it, struct cold **cold) {
@@ -310,13 +321,21 @@ static struct place memory_place(struct tr *t, const struct item *it, struct col
     struct group *g = group_of(t, a);
     *cold = NULL;
     if (!g) {
-        emit_address(t, it, m);
-        *cold = emit_lookup_single(t, it, a, BT_MEMORY);
-        return single_place(t);
+        unsigned at = address_register(t, it, m);
+        if (at == NO_REG)
+            emit_address(t, it, m, 0);
+        at = at == NO_REG ? t->s0 : at;
+        *cold = emit_lookup_single(t, it, at, a, BT_MEMORY);
+        return (struct place){at, t->s1, 0};
     }
     if (!g->probed) {
-        emit_address(t, it, m);
+        emit_address(t, it, m, a->off - g->min);
         emit_lookup_group(t, it, g, a);
+        return (struct place){t->s0, g->reg, a->off - g->min};
+    }
+    if (m->mem.index != ZYDIS_REGISTER_NONE) {
+        emit_address(t, it, m, 0);
+        return (struct place){t->s0, g->reg, 0};
     }
     if (m->mem.base != ZYDIS_REGISTER_RIP)
         return (struct place){(unsigned)reg_number(t, m->mem.base), g->reg,
@@ -332,9 +351,9 @@ static struct place stack_place(struct tr *t, const struct item *it, unsigned ba
     struct group *g = group_of(t, a);
     *cold = NULL;
     if (!g || !g->probed)
-        emit_lea_full(t, t->s0, (int)base, -1, 1, off);
+        emit_lea_full(t, t->s0, (int)base, -1, 1, g ? off + g->min - a->off : off);
     if (!g) {
-        *cold = emit_lookup_single(t, it, a, operand);
+        *cold = emit_lookup_single(t, it, t->s0, a, operand);
         return single_place(t);
     }
     if (!g->probed)
@@ -550,10 +569,10 @@ void emit_bit_string(struct tr *t, const struct item *it) {
     struct access a = {.size = 8, .write = writes, .group = NO_GROUP};
     emit_bit_to_qword(t, bit);
     emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(pushed));
-    emit_address(t, it, item_memory(it));
+    emit_address(t, it, item_memory(it), 0);
     emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(pushed));
     emit_lea_full(t, t->s0, (int)t->s0, (int)t->s1, 8, 0);
-    struct cold *cold = emit_lookup_single(t, it, &a, BT_NONE);
+    struct cold *cold = emit_lookup_single(t, it, t->s0, &a, BT_NONE);
     if (writes) {
         emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
         emit_pext(t, t->s1, bit, BT_OFF(mask_bit));

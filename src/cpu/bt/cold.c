@@ -181,6 +181,8 @@ static void emit_out(struct tr *t, const struct cold *cold) {
         emit_call_plain(t, cold, site);
         return;
     }
+    if (cold->at != t->s0)
+        emit_mov(&t->e, t->s0, cold->at);
     emit_name(t, site);
     emit_jmp(&t->e, cold->retry && cold->from ? t->tail[cold->write ? BT_TAIL_WRITE : BT_TAIL_READ]
                                               : t->tail[BT_TAIL_OUT]);
@@ -218,6 +220,11 @@ static void emit_group_miss(struct tr *t, struct cold *cold) {
             emit_lea(&t->e, t->s0, t->s0, cold->ahead);
         emit_name(t, site);
         emit_jmp(&t->e, t->tail[cold->write ? BT_TAIL_WRITE : BT_TAIL_READ]);
+        if (cold->ahead) {
+            site->retry = emit_rx(&t->e);
+            emit_lea(&t->e, t->s0, t->s0, -cold->ahead);
+            emit_jmp(&t->e, cold->retry);
+        }
         site->out = emit_rx(&t->e);
     }
     if (cold->rcx_lent)

@@ -171,7 +171,7 @@ static bool wants_stand_in(const struct tr *t) {
         looks += needs_scratch(it) && it->kind != JMP && it->kind != JCC;
         looks += it->kind == JCC && branch_target(it) <= it->off ? 2 : 0;
     }
-    return looks > 2;
+    return looks > 1;
 }
 
 /* The registers that the code which comes here has given up already, when this region may too. */

@@ -105,6 +105,7 @@ struct cold {
     struct bt_exit *exit; /* for an exit's stub */
     uint8_t *poll;        /* displacement in the NOP behind a poll, or NULL */
     int32_t ahead;        /* of the address that was looked up, the access */
+    unsigned at;          /* the register with the address that was looked up */
     enum bt_operand operand;
     bool rcx_lent;
     bool write;

@@ -14,9 +14,17 @@ struct value {
     int32_t off;
 };
 
+/* What a sum of two values, the second of them scaled, is called. */
+struct sum {
+    uint16_t base, index, number;
+    uint8_t scale;
+};
+
 struct values {
     struct value reg[16];
     uint16_t last;
+    struct sum sum[REGION_INSNS];
+    unsigned sums;
 };
 
 static void forget(struct values *v, uint32_t registers) {
@@ -37,12 +45,37 @@ static void set(struct values *v, unsigned reg, struct value to) {
         forget(v, 1u << reg);
 }
 
+static uint16_t sum_number(struct values *v, uint16_t base, uint16_t index, unsigned scale) {
+    for (unsigned n = 0; n < v->sums; n++) {
+        const struct sum *s = &v->sum[n];
+        if (s->base == base && s->index == index && s->scale == scale)
+            return s->number;
+    }
+    if (v->sums == REGION_INSNS)
+        return 0;
+    v->sum[v->sums++] = (struct sum){base, index, ++v->last, (uint8_t)scale};
+    return v->last;
+}
+
 /* ---- what an instruction accesses ---- */
 
-static struct value address_value(const struct values *v, const struct item *it,
-                                  const ZydisDecodedOperand *m) {
-    if (m->mem.index != ZYDIS_REGISTER_NONE || it->insn->seg == SEG_FS || it->insn->seg == SEG_GS)
+static struct value indexed_value(struct values *v, const ZydisDecodedOperand *m) {
+    bool based = m->mem.base != ZYDIS_REGISTER_NONE;
+    struct value base = based ? v->reg[ZydisRegisterGetId(m->mem.base)] : (struct value){0, 0};
+    struct value index = v->reg[ZydisRegisterGetId(m->mem.index)];
+    uint16_t number = sum_number(v, base.number, index.number, m->mem.scale);
+    if (!number)
         return (struct value){0, 0};
+    return moved((struct value){number, base.off},
+                 m->mem.disp.value + (int64_t)index.off * m->mem.scale);
+}
+
+static struct value address_value(struct values *v, const struct item *it,
+                                  const ZydisDecodedOperand *m) {
+    if (it->insn->seg == SEG_FS || it->insn->seg == SEG_GS)
+        return (struct value){0, 0};
+    if (m->mem.index != ZYDIS_REGISTER_NONE)
+        return indexed_value(v, m);
     if (m->mem.base == ZYDIS_REGISTER_RIP)
         return moved((struct value){VALUE_PAGE, 0}, m->mem.disp.value + it->off + it->insn->len);
     if (m->mem.base == ZYDIS_REGISTER_NONE)
@@ -63,7 +96,7 @@ static void stack_access(const struct values *v, struct item *it, unsigned reg, 
     it->access[ON_STACK] = access_at(moved(v->reg[reg], by), size, by < 0);
 }
 
-static void find_accesses(const struct tr *t, const struct values *v, struct item *it) {
+static void find_accesses(const struct tr *t, struct values *v, struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     unsigned size = t->bits / 8;
     bool to_memory = it->kind == MEM || it->kind == X87 || it->kind == LOAD_CONTROL ||
@@ -88,7 +121,7 @@ static bool is_register64(const ZydisDecodedOperand *op) {
            op->reg.value <= ZYDIS_REGISTER_R15;
 }
 
-static struct value result(const struct values *v, const struct item *it) {
+static struct value result(struct values *v, const struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     struct value own = v->reg[it->insn->dst / 8];
     bool immediate = it->op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
