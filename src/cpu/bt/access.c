@@ -60,9 +60,13 @@ void return_rcx(struct tr *t) {
  * register too. So RCX is free without a load and a store around each look-up, which would be one
  * long chain through memory.
  */
-void emit_rcx_in(struct tr *t) {
+void emit_held(struct tr *t) {
     if (t->rcx_in != RCX)
         emit_gs(&t->e, OP_LOAD, t->rcx_in, save_slot(RCX));
+    if (t->mask_tlb != NO_REG)
+        emit_gs(&t->e, OP_LOAD, t->mask_tlb, BT_OFF(mask_tlb));
+    if (t->mask_above != NO_REG)
+        emit_gs(&t->e, OP_LOAD, t->mask_above, BT_OFF(mask_above));
 }
 
 void emit_rcx_out(struct tr *t) {
@@ -122,6 +126,15 @@ uint8_t *emit_marker(struct tr *t) {
     return at;
 }
 
+/* PEXT to, src by a mask that may be in a register. */
+static void emit_pext_by(struct tr *t, unsigned to, unsigned src, unsigned reg, uint32_t mask) {
+    if (reg == NO_REG)
+        emit_pext(t, to, src, mask);
+    else
+        EMIT(&t->e, 0xc4, 0x42 | (to >> 3 ? 0 : 0x80) | (reg >> 3 ? 0 : 0x20),
+             0x82 | (~src & 15) << 3, 0xf5, 0xc0 | (to & 7) << 3 | (reg & 7));
+}
+
 /* ModRM, SIB and displacement for [base + index + disp] (index: not RSP). */
 static void emit_place(struct tr *t, unsigned reg, struct place p) {
     bool none = p.disp == 0 && (p.base & 7) != RBP, small = p.disp == (int8_t)p.disp;
@@ -159,14 +172,19 @@ static void emit_lea_full(struct tr *t, unsigned to, int base, int index, unsign
     unsigned ss = scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
     unsigned idx = index < 0 ? 4u : (unsigned)index, bse = base < 0 ? 5u : (unsigned)base;
     bool small = base >= 0 && disp == (int8_t)disp;
-    unsigned mod = base < 0 ? 0x04 : small ? 0x44 : 0x84;
+    bool none = base >= 0 && disp == 0 && (bse & 7) != RBP;
+    unsigned mod = base < 0 || none ? 0 : small ? 0x40 : 0x80;
     EMIT(&t->e,
          REX | tr_wide(t) | (to >> 3) * REX_R | (idx >> 3) * REX_X |
              (base < 0 ? 0 : bse >> 3) * REX_B,
-         OP_LEA, mod | (to & 7) << 3, ss << 6 | (idx & 7) << 3 | (bse & 7));
-    if (small)
-        emit8(&t->e, (uint8_t)disp);
+         OP_LEA);
+    if (index < 0 && base >= 0 && (bse & 7) != RSP)
+        emit8(&t->e, mod | (to & 7) << 3 | (bse & 7));
     else
+        EMIT(&t->e, mod | 4 | (to & 7) << 3, ss << 6 | (idx & 7) << 3 | (bse & 7));
+    if (small && !none)
+        emit8(&t->e, (uint8_t)disp);
+    else if (!none)
         emit32(&t->e, (uint32_t)disp);
 }
 
@@ -221,11 +239,11 @@ static void emit_lea_rcx(struct tr *t, unsigned at, uint32_t disp) {
  * jump. */
 static uint8_t *emit_probe(struct tr *t, unsigned at, unsigned to, uint32_t size, bool write) {
     uint32_t tag = write ? offsetof(struct bt_tlb, wr) : offsetof(struct bt_tlb, rd);
-    emit_pext(t, RCX, at, BT_OFF(mask_tlb));
+    emit_pext_by(t, RCX, at, t->mask_tlb, BT_OFF(mask_tlb));
     emit_table(t, to, tlb_off(t, offsetof(struct bt_tlb, addend)));
     emit_table(t, RCX, tlb_off(t, tag));
     emit_lea_rcx(t, at, size - 1);
-    emit_pext(t, RCX, RCX, BT_OFF(mask_above));
+    emit_pext_by(t, RCX, RCX, t->mask_above, BT_OFF(mask_above));
     return jump_unless_zero(t);
 }
 

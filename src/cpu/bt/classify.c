@@ -319,6 +319,10 @@ int64_t branch_target(const struct item *it) {
     return (int64_t)it->off + it->insn->len + (int64_t)it->insn->imm;
 }
 
+bool item_jumps(const struct item *it) {
+    return it->kind == JCC || it->kind == JMP || it->kind == COUNT;
+}
+
 static enum bt_kind classify_branch(const struct tr *t, const struct item *it) {
     bool direct = it->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     if (it->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || it->zi.operand_width != t->bits ||

@@ -81,7 +81,7 @@ static void emit_tail_out(struct tr *t) {
     return_rcx(t);
     emit_call(t);
     emit_spill(t);
-    emit_rcx_in(t);
+    emit_held(t);
     emit_kept(t, kept);
     emit_site_jump(t, offsetof(struct bt_site, back));
 }
@@ -124,7 +124,8 @@ static uint64_t tail_key(const struct tr *t, unsigned which) {
     if (which == BT_TAIL_OUT || which == BT_TAIL_LEAVE)
         key |= (uint64_t)t->spilled << 16 | (uint64_t)t->rcx_free << 11;
     if (which == BT_TAIL_OUT)
-        key |= (uint64_t)group_registers(t) << 32 | (uint64_t)t->rcx_in << 48;
+        key |= (uint64_t)group_registers(t) << 32 | (uint64_t)t->rcx_in << 48 |
+               (uint64_t)t->mask_tlb << 53 | (uint64_t)t->mask_above << 58;
     return key;
 }
 

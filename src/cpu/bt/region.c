@@ -10,10 +10,6 @@
 
 /* ---- labels ---- */
 
-static bool is_jump(const struct item *it) {
-    return it->kind == JCC || it->kind == JMP || it->kind == COUNT;
-}
-
 struct item *region_at(struct tr *t, int64_t off) {
     for (unsigned n = 0; n < t->count; n++)
         if (t->item[n].off == off)
@@ -23,14 +19,14 @@ struct item *region_at(struct tr *t, int64_t off) {
 
 static bool is_awaited(const struct tr *t, uint32_t off) {
     for (unsigned n = 0; n < t->count; n++)
-        if (is_jump(&t->item[n]) && branch_target(&t->item[n]) == off)
+        if (item_jumps(&t->item[n]) && branch_target(&t->item[n]) == off)
             return true;
     return false;
 }
 
 static void name_labels(struct tr *t) {
     for (unsigned n = 0; n < t->count; n++) {
-        struct item *to = is_jump(&t->item[n]) ? region_at(t, branch_target(&t->item[n])) : NULL;
+        struct item *to = item_jumps(&t->item[n]) ? region_at(t, branch_target(&t->item[n])) : NULL;
         if (to)
             to->label = true;
     }
@@ -118,7 +114,7 @@ static void pick_groups(struct tr *t, uint32_t used, uint32_t preferred) {
         uint32_t busy = used;
         for (unsigned n = 0; n < t->groups; n++) {
             const struct group *g = &t->group[n];
-            if (g->reg != NO_REG && g->first <= best->last && best->first <= g->last)
+            if (g->reg != NO_REG && g->begin <= best->last && best->begin <= g->last)
                 busy |= 1u << g->reg;
         }
         best->reg = pick(GROUP_ORDER, sizeof GROUP_ORDER, busy, preferred);
@@ -180,11 +176,29 @@ static uint32_t preferred_registers(const struct tr *t, uint32_t used) {
     return from && !(from->spilled & used) ? from->spilled : 0;
 }
 
+static bool has_loop(const struct tr *t) {
+    for (unsigned n = 0; n < t->count; n++) {
+        const struct item *it = &t->item[n];
+        if (item_jumps(it) && branch_target(it) <= it->off && branch_target(it) >= t->item[0].off)
+            return true;
+    }
+    return false;
+}
+
+/* One more register, for all of a region. */
+static unsigned pick_held(struct tr *t, uint32_t used, uint32_t preferred) {
+    unsigned reg =
+        pick(GROUP_ORDER, sizeof GROUP_ORDER, used | t->spilled | 1u << RSP | 1u << RCX, preferred);
+    t->spilled |= reg == NO_REG ? 0 : 1u << reg;
+    return reg;
+}
+
 static void choose_registers(struct tr *t) {
     uint32_t used = region_uses(t), all = used;
     t->spilled = 0;
     t->s0 = t->s1 = NO_REG;
     t->rcx_in = RCX;
+    t->mask_tlb = t->mask_above = NO_REG;
     t->rcx_free = !(used >> RCX & 1);
     if (!region_needs_scratch(t))
         return;
@@ -202,6 +216,10 @@ static void choose_registers(struct tr *t) {
         t->spilled |= 1u << t->rcx_in;
     }
     pick_groups(t, used | t->spilled | 1u << RSP | 1u << RCX, preferred);
+    if (has_loop(t)) {
+        t->mask_tlb = pick_held(t, used, preferred);
+        t->mask_above = pick_held(t, used, preferred);
+    }
     if (!(t->spilled & ~preferred))
         t->spilled = preferred;
 }

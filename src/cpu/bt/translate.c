@@ -172,7 +172,7 @@ static void emit_region(struct tr *t) {
     t->x87_noted = t->rcx_saved = false;
     if (t->x87)
         emit_x87_wanted(t);
-    emit_rcx_in(t);
+    emit_held(t);
     for (unsigned n = 0; n < t->count; n++) {
         emit_item(t, &t->item[n]);
         if (t->item[n].kills >> RCX & 1)

@@ -87,13 +87,14 @@ struct item {
     struct access access[2]; /* ON_MEMORY, ON_STACK */
 };
 
-/* Accesses near one value, in a stretch without labels: one probe serves all of them. */
+/* Accesses near one value: one probe serves all of them. */
 struct group {
     uint16_t value;
     bool write, probed;
-    uint8_t count, first, last; /* items */
-    unsigned reg;               /* holds what to add for the host's addresses; NO_REG: none left */
-    int32_t min, max;           /* bytes [min, max) from the value */
+    uint8_t count, first; /* accesses, and the item of the first */
+    uint8_t begin, last;  /* items between which the register is needed */
+    unsigned reg;         /* holds what to add for the host's addresses; NO_REG: none left */
+    int32_t min, max;     /* bytes [min, max) from the value */
 };
 
 /* Code that is reached rarely, put behind the region. */
@@ -132,6 +133,7 @@ struct tr {
     bool rcx_free;    /* RCX is a third one */
     bool rcx_saved;   /* it is not, and gs:[save_rcx] is what it holds */
     unsigned rcx_in;  /* the register that stands for the guest's RCX; RCX, unless that is free */
+    unsigned mask_tlb, mask_above; /* registers that hold these (bt.h), or NO_REG */
     unsigned tlb_kind;
     unsigned bits;  /* 32 or 64 */
     bool single;    /* no groups: for code whose accesses straddle pages */
@@ -155,6 +157,7 @@ static inline unsigned tr_wide(const struct tr *t) {
 enum bt_kind bt_classify(const struct tr *t, const struct item *it);
 const ZydisDecodedOperand *item_memory(const struct item *it);
 int64_t branch_target(const struct item *it); /* relative to the page */
+bool item_jumps(const struct item *it);       /* to a branch target, always or on a condition */
 void item_registers(struct item *it);         /* fills uses and kills */
 uint32_t operand_gpr(const ZydisDecodedOperand *op); /* the register that it is, as a bit, or 0 */
 bool is_high_byte(const ZydisDecodedOperand *op);    /* AH, CH, DH or BH */
@@ -179,8 +182,8 @@ void emit_table(struct tr *t, unsigned reg, uint32_t disp); /* MOV reg, gs:[rcx 
 uint8_t *jump_unless_zero(struct tr *t);
 struct cold *cold_new(struct tr *t, const struct item *it);
 uint8_t *emit_marker(struct tr *t);
-/* At a region's entry, and where somebody else may have changed it: RCX's stand-in. */
-void emit_rcx_in(struct tr *t);
+/* At a region's entry, and where somebody else may have changed them: RCX's stand-in, and masks. */
+void emit_held(struct tr *t);
 /* Behind an instruction that sets RCX. */
 void emit_rcx_out(struct tr *t);
 /* An instruction that reads no memory, as it is or with RCX's stand-in. */
