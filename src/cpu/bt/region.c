@@ -288,8 +288,6 @@ void region_collect(struct tr *t, const uint8_t *host) {
                       : (ends_flow(it->kind) || is_translated(t, it, off)) && !is_awaited(t, off))
             break;
     }
-    if (t->count == 0)
-        return;
     finish_sti(t);
     if (!t->single)
         name_labels(t);

@@ -200,8 +200,6 @@ bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host)
     t.e = bt_cache_emit(b->cache);
     region_collect(&t, host);
     t.x87 = fpu_used(&t);
-    if (t.count == 0)
-        return true; /* the first instruction crosses into the next page */
     const struct item *last = &t.item[t.count - 1];
     block->spilled = (uint16_t)t.spilled;
     block->bytes = last->off + last->insn->len - t.item[0].off;
