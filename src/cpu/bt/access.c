@@ -111,6 +111,18 @@ uint8_t *jump_unless_zero(struct tr *t) {
     return emit_jmp(&t->e, 0);
 }
 
+void lend_for_jump(struct tr *t, struct cold *cold) {
+    lend_rcx(t);
+    cold->rcx_lent = !t->rcx_free;
+}
+
+void emit_jump_if_set(struct tr *t, struct cold *cold, uint32_t word) {
+    lend_for_jump(t, cold);
+    emit_gs(&t->e, OP_LOAD, RCX, word);
+    cold->from = jump_unless_zero(t);
+    return_rcx(t);
+}
+
 struct cold *cold_new(struct tr *t, const struct item *it) {
     struct cold *cold = &t->cold[t->colds++];
     *cold = (struct cold){.item = it, .at = t->s0};
@@ -526,15 +538,11 @@ static void emit_with_memory(struct tr *t, const struct item *it, struct place p
         emit_bytes(&t->e, it->bytes + zi->raw.imm[0].offset, zi->raw.imm[0].size / 8);
 }
 
-static bool is_division(const struct item *it) {
-    return it->zi.mnemonic == ZYDIS_MNEMONIC_DIV || it->zi.mnemonic == ZYDIS_MNEMONIC_IDIV;
-}
-
 void emit_memory_item(struct tr *t, const struct item *it) {
     struct cold *cold, *trap = NULL;
     struct place p = memory_place(t, it, &cold);
     emit_count_in(t, it);
-    if (is_division(it) || wants_alignment(it)) {
+    if (item_divides(it) || wants_alignment(it)) {
         trap = cold ? cold : cold_new(t, it);
         trap->operand = BT_MEMORY;
         trap->poll = emit_marker(t);
@@ -633,19 +641,21 @@ void emit_push(struct tr *t, const struct item *it) {
     goes_on_here(t, cold);
 }
 
-/* gs:[value] to a slot. In a slot of a group s0 is free; otherwise the slot's address has to become
- * one register first. */
-static void emit_store_from(struct tr *t, uint32_t value, struct place p) {
-    unsigned by = t->s0;
-    if (p.base == t->s0) {
+/* gs:[value] and a distance to a slot. In a slot of a group s0 is free; otherwise the slot's
+ * address has to become one register first. */
+static void emit_store_from(struct tr *t, uint32_t value, int32_t plus, struct place p) {
+    bool single = p.base == t->s0;
+    unsigned by = single ? t->s1 : t->s0;
+    if (single)
         emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
-        emit_gs(&t->e, OP_LOAD, t->s1, value);
-        EMIT(&t->e, REX | tr_wide(t) | (t->s1 >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
-             (t->s1 & 7) << 3 | (t->s0 & 7));
-        return;
-    }
     emit_gs(&t->e, OP_LOAD, by, value);
-    emit_slot(t, OP_STORE, by, p);
+    if (plus)
+        emit_lea(&t->e, by, by, plus);
+    if (single)
+        EMIT(&t->e, REX | tr_wide(t) | (by >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
+             (by & 7) << 3 | (t->s0 & 7));
+    else
+        emit_slot(t, OP_STORE, by, p);
 }
 
 void emit_push_from(struct tr *t, const struct item *it) {
@@ -654,7 +664,7 @@ void emit_push_from(struct tr *t, const struct item *it) {
     emit_slot(t, OP_LOAD, t->s0, p);
     emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(pushed));
     p = push_place(t, it, &store);
-    emit_store_from(t, BT_OFF(pushed), p);
+    emit_store_from(t, BT_OFF(pushed), 0, p);
     emit_move_rsp(t, -slot_bytes(t));
     goes_on_here(t, load);
     goes_on_here(t, store);
@@ -673,7 +683,7 @@ void emit_push_flags(struct tr *t, const struct item *it) {
     emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
     emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(pushed));
     struct place p = push_place(t, it, &cold);
-    emit_store_from(t, BT_OFF(pushed), p);
+    emit_store_from(t, BT_OFF(pushed), 0, p);
     emit_move_rsp(t, -slot_bytes(t));
     goes_on_here(t, cold);
 }
@@ -720,14 +730,5 @@ void emit_load_return(struct tr *t, const struct item *it) {
 void emit_return_address(struct tr *t, const struct item *it) {
     struct cold *cold;
     struct place p = push_place(t, it, &cold);
-    unsigned value = p.base == t->s0 ? t->s1 : t->s0;
-    if (p.base == t->s0)
-        emit_lea_sum(&t->e, t->s0, t->s0, t->s1);
-    emit_gs(&t->e, OP_LOAD, value, BT_OFF(page));
-    emit_lea(&t->e, value, value, (int32_t)(it->off + it->insn->len));
-    if (p.base == t->s0)
-        EMIT(&t->e, REX | tr_wide(t) | (value >> 3) * REX_R | (t->s0 >> 3) * REX_B, OP_STORE,
-             (value & 7) << 3 | (t->s0 & 7));
-    else
-        emit_slot(t, OP_STORE, value, p);
+    emit_store_from(t, BT_OFF(page), (int32_t)(it->off + it->insn->len), p);
 }

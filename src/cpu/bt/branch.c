@@ -5,14 +5,6 @@
  */
 #include "cpu/bt/translate.h"
 
-static bool in_page(int64_t off) {
-    return off >= 0 && off < (int64_t)PAGE_SIZE;
-}
-
-static bool backward(const struct item *it) {
-    return branch_target(it) <= it->off;
-}
-
 /* Stores through gs:[poll]; when that faults, the handler goes to where the NOP behind it says. */
 static uint8_t *emit_poll(struct tr *t) {
     emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(poll));
@@ -139,7 +131,7 @@ static const struct item *label_at(struct tr *t, int64_t target) {
 
 static void emit_jump(struct tr *t, const struct item *it) {
     const struct item *to = label_at(t, branch_target(it));
-    if (backward(it))
+    if (branches_back(it))
         emit_poll_before(t, it);
     if (to)
         jump_to_item(t, to, -1);
@@ -151,7 +143,7 @@ static void emit_conditional(struct tr *t, const struct item *it) {
     int64_t target = branch_target(it);
     const struct item *to = label_at(t, target);
     int condition = it->zi.opcode & 15;
-    if (backward(it))
+    if (branches_back(it))
         emit_poll_before(t, it);
     if (to) {
         jump_to_item(t, to, condition);
@@ -170,7 +162,7 @@ static void emit_count(struct tr *t, const struct item *it) {
     bool loop = it->zi.mnemonic == ZYDIS_MNEMONIC_LOOP;
     const struct item *to = label_at(t, branch_target(it));
     uint8_t *taken = NULL;
-    if (backward(it))
+    if (branches_back(it))
         emit_poll_before(t, it);
     if (loop) /* lea rcx, [rcx - 1] */
         EMIT(&t->e, REX | tr_wide(t), OP_LEA, 0x49, 0xff);

@@ -105,7 +105,7 @@ static bool is_bit_test(const struct item *it) {
     }
 }
 
-static bool is_division(const struct item *it) {
+bool item_divides(const struct item *it) {
     return it->zi.mnemonic == ZYDIS_MNEMONIC_DIV || it->zi.mnemonic == ZYDIS_MNEMONIC_IDIV;
 }
 
@@ -187,7 +187,7 @@ static bool is_bit_string(const struct tr *t, const struct item *it) {
 
 static bool same_shape(const struct tr *t, const struct item *it) {
     ZydisMnemonic m = it->zi.mnemonic;
-    return (copies(m) || is_bit_test(it) || copies_counted(t, m) || is_division(it) ||
+    return (copies(m) || is_bit_test(it) || copies_counted(t, m) || item_divides(it) ||
             it->zi.meta.category == ZYDIS_CATEGORY_CMOV ||
             it->zi.meta.category == ZYDIS_CATEGORY_SETCC) &&
            gpr_operands(it);
@@ -319,6 +319,10 @@ int64_t branch_target(const struct item *it) {
     return (int64_t)it->off + it->insn->len + (int64_t)it->insn->imm;
 }
 
+bool branches_back(const struct item *it) {
+    return branch_target(it) <= it->off;
+}
+
 bool item_jumps(const struct item *it) {
     return it->kind == JCC || it->kind == JMP || it->kind == COUNT;
 }
@@ -385,7 +389,7 @@ static enum bt_kind classify_plain(const struct tr *t, const struct item *it) {
         return memory_simple(t, it) ? MEM : OUT;
     if (t->bits == 32 && is_short_inc(it))
         return RECODED;
-    return is_division(it) ? COPY_MARKED : COPY;
+    return item_divides(it) ? COPY_MARKED : COPY;
 }
 
 enum bt_kind bt_classify(const struct tr *t, const struct item *it) {

@@ -64,10 +64,6 @@ static uint32_t region_uses(const struct tr *t) {
     return used;
 }
 
-static bool in_page(int64_t off) {
-    return off >= 0 && off < (int64_t)PAGE_SIZE;
-}
-
 static bool needs_scratch(const struct item *it) {
     switch (it->kind) {
     case OUT:
@@ -84,7 +80,7 @@ static bool needs_scratch(const struct item *it) {
     case JCC:
     case COUNT:
     case JMP:
-        return branch_target(it) <= it->off || !in_page(branch_target(it));
+        return branches_back(it) || !in_page(branch_target(it));
     default:
         return true;
     }
@@ -165,7 +161,7 @@ static bool wants_stand_in(const struct tr *t) {
         if (it->uses >> RCX & 1 && !takes_stand_in(it))
             return false;
         looks += needs_scratch(it) && it->kind != JMP && it->kind != JCC;
-        looks += it->kind == JCC && branch_target(it) <= it->off ? 2 : 0;
+        looks += it->kind == JCC && branches_back(it) ? 2 : 0;
     }
     return looks > 1;
 }
@@ -179,7 +175,7 @@ static uint32_t preferred_registers(const struct tr *t, uint32_t used) {
 static bool has_loop(const struct tr *t) {
     for (unsigned n = 0; n < t->count; n++) {
         const struct item *it = &t->item[n];
-        if (item_jumps(it) && branch_target(it) <= it->off && branch_target(it) >= t->item[0].off)
+        if (item_jumps(it) && branches_back(it) && branch_target(it) >= t->item[0].off)
             return true;
     }
     return false;

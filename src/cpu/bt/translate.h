@@ -153,12 +153,18 @@ static inline unsigned tr_wide(const struct tr *t) {
     return t->bits == 64 ? REX_W : 0u;
 }
 
+static inline bool in_page(int64_t off) {
+    return off >= 0 && off < (int64_t)PAGE_SIZE;
+}
+
 /* ---- classify.c ---- */
 enum bt_kind bt_classify(const struct tr *t, const struct item *it);
 const ZydisDecodedOperand *item_memory(const struct item *it);
 int64_t branch_target(const struct item *it); /* relative to the page */
+bool branches_back(const struct item *it);    /* or to itself */
 bool item_jumps(const struct item *it);       /* to a branch target, always or on a condition */
-void item_registers(struct item *it);         /* fills uses and kills */
+bool item_divides(const struct item *it);
+void item_registers(struct item *it);                /* fills uses and kills */
 uint32_t operand_gpr(const ZydisDecodedOperand *op); /* the register that it is, as a bit, or 0 */
 bool is_high_byte(const ZydisDecodedOperand *op);    /* AH, CH, DH or BH */
 
@@ -176,6 +182,9 @@ void emit_spill(struct tr *t), emit_unspill(struct tr *t);
 /* Groups' registers beyond a call out. */
 void emit_keep(struct tr *t, uint32_t registers), emit_kept(struct tr *t, uint32_t registers);
 void lend_rcx(struct tr *t), return_rcx(struct tr *t);
+void lend_for_jump(struct tr *t, struct cold *cold); /* to what will know that it is lent */
+/* Goes there when a word of the vCPU is not zero. */
+void emit_jump_if_set(struct tr *t, struct cold *cold, uint32_t word);
 void emit_pext(struct tr *t, unsigned to, unsigned src, uint32_t mask);
 void emit_pdep(struct tr *t, unsigned to, unsigned src, uint32_t mask);
 void emit_table(struct tr *t, unsigned reg, uint32_t disp); /* MOV reg, gs:[rcx * 8 + disp] */
