@@ -8,7 +8,7 @@
 
 /* Where an operand lies in the host: [base + index + disp]. */
 struct place {
-    unsigned base, index;
+    unsigned base, index; /* the latter may be NO_REG */
     int32_t disp;
 };
 
@@ -100,8 +100,9 @@ void emit_pdep(struct tr *t, unsigned to, unsigned src, uint32_t mask) {
     emit_bits(t, 3, to, src, mask);
 }
 
-void emit_table(struct tr *t, unsigned reg, uint32_t disp) {
-    EMIT(&t->e, 0x65, REX | REX_W | (reg >> 3) * REX_R, OP_LOAD, 0x04 | (reg & 7) << 3, 0xcd);
+void emit_table(struct tr *t, unsigned reg, unsigned index, uint32_t disp) {
+    EMIT(&t->e, 0x65, REX | REX_W | (reg >> 3) * REX_R | (index >> 3) * REX_X, OP_LOAD,
+         0x04 | (reg & 7) << 3, 0xc5 | (index & 7) << 3);
     emit32(&t->e, disp);
 }
 
@@ -150,12 +151,11 @@ static void emit_pext_by(struct tr *t, unsigned to, unsigned src, unsigned reg, 
 /* ModRM, SIB and displacement for [base + index + disp] (index: not RSP). */
 static void emit_place(struct tr *t, unsigned reg, struct place p) {
     bool none = p.disp == 0 && (p.base & 7) != RBP, small = p.disp == (int8_t)p.disp;
-    EMIT(&t->e,
-         (none    ? 0x04
-          : small ? 0x44
-                  : 0x84) |
-             (reg & 7) << 3,
-         (p.index & 7) << 3 | (p.base & 7));
+    unsigned mod = (none ? 0 : small ? 0x40 : 0x80) | (reg & 7) << 3;
+    if (p.index == NO_REG && (p.base & 7) != RSP)
+        emit8(&t->e, mod | (p.base & 7));
+    else
+        EMIT(&t->e, mod | 4, (p.index == NO_REG ? 4 : p.index & 7) << 3 | (p.base & 7));
     if (!none && small)
         emit8(&t->e, (uint8_t)p.disp);
     else if (!none)
@@ -163,7 +163,7 @@ static void emit_place(struct tr *t, unsigned reg, struct place p) {
 }
 
 static unsigned place_rex(struct place p) {
-    return (p.index >> 3) * REX_X | (p.base >> 3) * REX_B;
+    return (p.index == NO_REG ? 0 : p.index >> 3) * REX_X | (p.base >> 3) * REX_B;
 }
 
 /* OP reg, [place] as wide as the stack's slots. */
@@ -252,8 +252,8 @@ static void emit_lea_rcx(struct tr *t, unsigned at, uint32_t disp) {
 static uint8_t *emit_probe(struct tr *t, unsigned at, unsigned to, uint32_t size, bool write) {
     uint32_t tag = write ? offsetof(struct bt_tlb, wr) : offsetof(struct bt_tlb, rd);
     emit_pext_by(t, RCX, at, t->mask_tlb, BT_OFF(mask_tlb));
-    emit_table(t, to, tlb_off(t, offsetof(struct bt_tlb, addend)));
-    emit_table(t, RCX, tlb_off(t, tag));
+    emit_table(t, to, RCX, tlb_off(t, offsetof(struct bt_tlb, addend)));
+    emit_table(t, RCX, RCX, tlb_off(t, tag));
     emit_lea_rcx(t, at, size - 1);
     emit_pext_by(t, RCX, RCX, t->mask_above, BT_OFF(mask_above));
     return jump_unless_zero(t);
@@ -318,7 +318,17 @@ static void emit_lookup_group(struct tr *t, const struct item *it, struct group 
     cold->write = a->write;
     cold->ahead = a->off - g->min;
     return_rcx(t);
+    if (g->computed)
+        emit_lea_sum(&t->e, g->reg, t->s0, g->reg);
     g->probed = true;
+}
+
+/* In a group whose look-up has hit, by a register and a distance if they are known. */
+static struct place group_place(const struct group *g, const struct access *a, unsigned base,
+                                int32_t off) {
+    if (g->computed)
+        return (struct place){g->reg, NO_REG, a->off - g->min};
+    return (struct place){base, g->reg, off};
 }
 
 static struct group *group_of(struct tr *t, const struct access *a) {
@@ -343,6 +353,11 @@ static unsigned address_register(const struct tr *t, const struct item *it,
     return base == RSP || base == RCX ? NO_REG : base;
 }
 
+/* Whether an address takes more than a register and a distance. */
+static bool is_computed(const ZydisDecodedOperand *m) {
+    return m->mem.index != ZYDIS_REGISTER_NONE || m->mem.base == ZYDIS_REGISTER_RIP;
+}
+
 /* A memory operand that `a` describes. *cold: where the instruction goes on after a miss is to be
  * told there; NULL when there is no such way. */
 static struct place memory_place(struct tr *t, const struct item *it, struct cold **cold) {
@@ -359,19 +374,15 @@ static struct place memory_place(struct tr *t, const struct item *it, struct col
         return (struct place){at, t->s1, 0};
     }
     if (!g->probed) {
+        g->computed = is_computed(m);
         emit_address(t, it, m, a->off - g->min);
         emit_lookup_group(t, it, g, a);
-        return (struct place){t->s0, g->reg, a->off - g->min};
+        return group_place(g, a, t->s0, a->off - g->min);
     }
-    if (m->mem.index != ZYDIS_REGISTER_NONE) {
-        emit_address(t, it, m, 0);
-        return (struct place){t->s0, g->reg, 0};
-    }
-    if (m->mem.base != ZYDIS_REGISTER_RIP)
-        return (struct place){(unsigned)reg_number(t, m->mem.base), g->reg,
-                              (int32_t)m->mem.disp.value};
-    emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(page));
-    return (struct place){t->s0, g->reg, from_page(it, m)};
+    if (g->computed || !is_computed(m))
+        return group_place(g, a, (unsigned)reg_number(t, m->mem.base), (int32_t)m->mem.disp.value);
+    emit_address(t, it, m, 0);
+    return group_place(g, a, t->s0, 0);
 }
 
 /* A slot of the stack, `off` from where `base` (RSP or RBP) points. */
@@ -388,7 +399,7 @@ static struct place stack_place(struct tr *t, const struct item *it, unsigned ba
     }
     if (!g->probed)
         emit_lookup_group(t, it, g, a);
-    return (struct place){base, g->reg, off};
+    return group_place(g, a, base, off);
 }
 
 static void goes_on_here(struct tr *t, struct cold *cold) {

@@ -95,7 +95,7 @@ static bool region_needs_scratch(const struct tr *t) {
 }
 
 static bool is_grouped(const struct group *g) {
-    return g->count > 1 && g->reg == NO_REG;
+    return (g->count > 1 || g->count + g->maybe > 2) && g->reg == NO_REG;
 }
 
 /* The largest first; two groups may share a register when one begins behind the other's end. */
@@ -115,7 +115,7 @@ static void pick_groups(struct tr *t, uint32_t used, uint32_t preferred) {
         }
         best->reg = pick(GROUP_ORDER, sizeof GROUP_ORDER, busy, preferred);
         if (best->reg == NO_REG)
-            best->count = 0; /* each of its accesses for itself */
+            best->count = best->maybe = 0; /* each of its accesses for itself */
         else
             t->spilled |= 1u << best->reg;
     }

@@ -137,8 +137,8 @@ static void emit_item(struct tr *t, struct item *it) {
 
 /* Five bytes that a jump can replace in one aligned store. */
 static uint8_t *emit_gate(struct tr *t) {
-    while (((uintptr_t)t->e.p & 7) > 3 && !t->e.full)
-        emit8(&t->e, 0x90);
+    if ((uintptr_t)t->e.p & 4)
+        emit_nop(&t->e, -(uintptr_t)t->e.p & 7);
     uint8_t *at = t->e.p;
     EMIT(&t->e, 0x0f, 0x1f, 0x44, 0x00, 0x00);
     return at;

@@ -91,10 +91,13 @@ struct item {
 struct group {
     uint16_t value;
     bool write, probed;
-    uint8_t count, first; /* accesses, and the item of the first */
-    uint8_t begin, last;  /* items between which the register is needed */
-    unsigned reg;         /* holds what to add for the host's addresses; NO_REG: none left */
-    int32_t min, max;     /* bytes [min, max) from the value */
+    uint8_t count, maybe;  /* accesses for certain and perhaps, when the first is made */
+    uint8_t first, labels; /* its item, and the labels before */
+    uint8_t begin, last;   /* items between which the register is needed */
+    bool computed;         /* the first address is no register's and a distance */
+    unsigned reg;          /* holds what to add for the host's addresses or, when that is so,
+                              the first byte's; NO_REG: none left */
+    int32_t min, max;      /* bytes [min, max) from the value */
 };
 
 /* Code that is reached rarely, put behind the region. */
@@ -187,7 +190,8 @@ void lend_for_jump(struct tr *t, struct cold *cold); /* to what will know that i
 void emit_jump_if_set(struct tr *t, struct cold *cold, uint32_t word);
 void emit_pext(struct tr *t, unsigned to, unsigned src, uint32_t mask);
 void emit_pdep(struct tr *t, unsigned to, unsigned src, uint32_t mask);
-void emit_table(struct tr *t, unsigned reg, uint32_t disp); /* MOV reg, gs:[rcx * 8 + disp] */
+/* MOV reg, gs:[index * 8 + disp] */
+void emit_table(struct tr *t, unsigned reg, unsigned index, uint32_t disp);
 uint8_t *jump_unless_zero(struct tr *t);
 struct cold *cold_new(struct tr *t, const struct item *it);
 uint8_t *emit_marker(struct tr *t);

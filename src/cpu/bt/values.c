@@ -32,8 +32,10 @@ struct values {
         bool any;
         uint64_t passed; /* the items that are on every way to it */
     } flow[REGION_INSNS];
-    uint32_t looped; /* registers that a loop changes */
-    bool calls;      /* the reference engine, on the way */
+    uint32_t looped;         /* registers that a loop changes */
+    unsigned loop, loop_end; /* items between which the region's loops lie */
+    unsigned labels;         /* so far */
+    bool calls;              /* the reference engine, on the way */
 };
 
 static void forget(struct values *v, uint32_t registers) {
@@ -207,15 +209,16 @@ static void find_passed(struct tr *t, struct values *v) {
 
 /* Only from the first label that is jumped back to anything is executed twice. */
 static void find_looped(struct tr *t, struct values *v) {
-    unsigned first = t->count;
+    v->loop = t->count;
     for (unsigned n = 0; n < t->count; n++) {
         const struct item *to = target_in(t, &t->item[n]);
-        if (to && index_of(t, to) <= n && index_of(t, to) < first)
-            first = index_of(t, to);
+        if (to && index_of(t, to) <= n) {
+            v->loop = MIN(v->loop, index_of(t, to));
+            v->loop_end = n;
+        }
         v->calls |= t->item[n].kind == OUT;
     }
-    v->looped = 0;
-    for (unsigned n = first; n < t->count; n++)
+    for (unsigned n = v->loop; n < t->count; n++)
         v->looped |= t->item[n].kills;
 }
 
@@ -264,12 +267,15 @@ static bool writes_late(const struct tr *t, const struct group *g, const struct 
     return false;
 }
 
-static void join(struct group *g, const struct access *a, unsigned item) {
+/* Behind another label, and in no loop, an access may be one that is rarely come to. */
+static void join(const struct values *v, struct group *g, const struct access *a, unsigned item) {
     int32_t end = a->off + a->size;
     g->min = a->off < g->min ? a->off : g->min;
     g->max = end > g->max ? end : g->max;
     g->write |= a->write;
-    g->count++;
+    bool likely_too = g->labels == v->labels || (item >= v->loop && item <= v->loop_end);
+    g->count += likely_too;
+    g->maybe += !likely_too;
     g->last = (uint8_t)item;
 }
 
@@ -281,7 +287,7 @@ static void group_access(struct tr *t, const struct values *v, struct access *a,
     for (unsigned n = open; n < t->groups; n++)
         if (v->flow[item].passed >> t->group[n].first & 1 && fits(&t->group[n], a) &&
             !writes_late(t, &t->group[n], a, item)) {
-            join(&t->group[n], a, item);
+            join(v, &t->group[n], a, item);
             a->group = (uint8_t)n;
             return;
         }
@@ -294,6 +300,7 @@ static void group_access(struct tr *t, const struct values *v, struct access *a,
     t->group[t->groups++] = (struct group){.value = a->value,
                                            .write = a->write,
                                            .count = 1,
+                                           .labels = (uint8_t)v->labels,
                                            .first = (uint8_t)item,
                                            .begin = (uint8_t)item,
                                            .last = (uint8_t)item,
@@ -335,6 +342,7 @@ void values_group(struct tr *t) {
     for (unsigned n = 0; n < t->count; n++) {
         struct item *it = &t->item[n];
         const struct item *to = target_in(t, it);
+        v.labels += it->label;
         if (it->label && v.calls) {
             forget(&v, 0xffff);
             open = t->groups;
