@@ -5,14 +5,6 @@
  */
 #include "cpu/bt/translate.h"
 
-static bool in_page(int64_t off) {
-    return off >= 0 && off < (int64_t)PAGE_SIZE;
-}
-
-static bool backward(const struct item *it) {
-    return branch_target(it) <= it->off;
-}
-
 /* Stores through gs:[poll]; when that faults, the handler goes to where the NOP behind it says. */
 static uint8_t *emit_poll(struct tr *t) {
     emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(poll));
@@ -34,26 +26,26 @@ struct bt_exit *exit_new(struct tr *t, int64_t target) {
 
 /* ---- look-ups by linear address ---- */
 
-/* Looks up the linear address in s0 for code of a mode. A miss goes to `cold`. RCX is lent. */
+/* Looks up the linear address in s0 for code of a mode. A miss goes to `cold`; on a hit s0 = where
+ * it was found. RCX is lent. */
 void emit_find(struct tr *t, struct cold *cold, unsigned mode) {
     lend_rcx(t);
     cold->rcx_lent = !t->rcx_free;
     emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(context_key) + 8u * mode);
     emit_lea_sum(&t->e, t->s1, t->s1, t->s0);
     emit_pext(t, RCX, t->s0, BT_OFF(mask_jump));
-    emit_gs(&t->e, OP_STORE, RCX, BT_OFF(jump_index));
-    emit_table(t, RCX, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, tag));
+    emit_mov(&t->e, t->s0, RCX);
+    emit_table(t, RCX, RCX, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, tag));
     emit_lea_sum(&t->e, RCX, RCX, t->s1);
     cold->from = jump_unless_zero(t);
 }
 
-/* Goes to what was found. */
+/* Goes to what was found, at s0. */
 void emit_go(struct tr *t) {
-    emit_gs(&t->e, OP_LOAD, RCX, BT_OFF(jump_index));
-    emit_table(t, t->s0, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, page));
-    emit_table(t, RCX, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, code));
-    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(page));
-    emit_gs(&t->e, OP_STORE, RCX, BT_OFF(jump_to));
+    emit_table(t, t->s1, t->s0, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, page));
+    emit_table(t, t->s0, t->s0, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, code));
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(page));
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(jump_to));
     emit_unspill(t);
     return_rcx(t);
     EMIT(&t->e, 0x65, 0xff, 0x24, 0x25); /* jmp gs:[jump_to] */
@@ -64,8 +56,7 @@ void emit_go(struct tr *t) {
 
 /* The displacement of a jump is replaced while other vCPUs execute it: in one aligned store. */
 static void align_displacement(struct tr *t, unsigned opcode_bytes) {
-    while ((uintptr_t)(t->e.p + opcode_bytes) & 3 && !t->e.full)
-        emit8(&t->e, 0x90);
+    emit_nop(&t->e, -(uintptr_t)(t->e.p + opcode_bytes) & 3);
 }
 
 uint8_t *emit_aligned_jump(struct tr *t) {
@@ -139,7 +130,7 @@ static const struct item *label_at(struct tr *t, int64_t target) {
 
 static void emit_jump(struct tr *t, const struct item *it) {
     const struct item *to = label_at(t, branch_target(it));
-    if (backward(it))
+    if (branches_back(it))
         emit_poll_before(t, it);
     if (to)
         jump_to_item(t, to, -1);
@@ -151,7 +142,7 @@ static void emit_conditional(struct tr *t, const struct item *it) {
     int64_t target = branch_target(it);
     const struct item *to = label_at(t, target);
     int condition = it->zi.opcode & 15;
-    if (backward(it))
+    if (branches_back(it))
         emit_poll_before(t, it);
     if (to) {
         jump_to_item(t, to, condition);
@@ -161,6 +152,7 @@ static void emit_conditional(struct tr *t, const struct item *it) {
         uint8_t *over = emit_jcc(&t->e, (unsigned)condition ^ 1, 0);
         emit_exit_far(t, it, target);
         emit_land(&t->e, over);
+        t->rcx_saved = false;
     }
 }
 
@@ -169,7 +161,7 @@ static void emit_count(struct tr *t, const struct item *it) {
     bool loop = it->zi.mnemonic == ZYDIS_MNEMONIC_LOOP;
     const struct item *to = label_at(t, branch_target(it));
     uint8_t *taken = NULL;
-    if (backward(it))
+    if (branches_back(it))
         emit_poll_before(t, it);
     if (loop) /* lea rcx, [rcx - 1] */
         EMIT(&t->e, REX | tr_wide(t), OP_LEA, 0x49, 0xff);
@@ -186,6 +178,7 @@ static void emit_count(struct tr *t, const struct item *it) {
     else
         emit_exit(t, it, branch_target(it));
     emit_land(&t->e, over);
+    t->rcx_saved = false;
 }
 
 /* ---- calls and returns ---- */
@@ -217,8 +210,10 @@ static void emit_call_to(struct tr *t, const struct item *it) {
     emit_load_target(t, it);
     emit_find(t, cold_new(t, it), t->block->key & BT_KEY_MODE);
     return_rcx(t);
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(jump_index));
     emit_return_address(t, it);
     emit_move_rsp(t, -(int32_t)t->bits / 8);
+    emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(jump_index));
     lend_rcx(t);
     emit_go(t);
 }

@@ -157,7 +157,6 @@ struct bt_cpu {
     struct bt_exit *link_exit; /* the exit through which the code was left, or NULL */
     struct bt_cache *cache;
     uint64_t refill_lin, refill_back, refill_rd, refill_wr; /* see below */
-    uint64_t refill_rd_known, refill_wr_known;
     /* tlb.c: what the inline TLB and the jump table are for. */
     uint64_t seen_space, seen_context;
     const struct tlb_entry *seen_tlb;
@@ -225,12 +224,9 @@ static inline unsigned bt_tlb_kind(const struct x86_cpu *c) {
  * the probe belongs: that hits now. When it was not, it goes to refill_back + 5, for a call out:
  * the access faults, is to no memory, crosses a page, or is a write to a page with code. Either way
  * nothing but A and D bits of the guest has changed, as the access that follows would change them.
- * An instruction that may fault for another reason (the alignment of a vector or of CMPXCHG16B)
- * takes refill_rd_known or refill_wr_known, which change nothing: they fail where a walk is needed.
  * c.tlb must be the TLB that the block uses.
  */
 void bt_refill_read(void), bt_refill_write(void);
-void bt_refill_read_known(void), bt_refill_write_known(void);
 
 /* entry.c */
 void bt_enter(struct bt_cpu *b, uint64_t code); /* returns when translated code was left */

@@ -105,7 +105,7 @@ static bool is_bit_test(const struct item *it) {
     }
 }
 
-static bool is_division(const struct item *it) {
+bool item_divides(const struct item *it) {
     return it->zi.mnemonic == ZYDIS_MNEMONIC_DIV || it->zi.mnemonic == ZYDIS_MNEMONIC_IDIV;
 }
 
@@ -125,7 +125,7 @@ static bool copies_counted(const struct tr *t, ZydisMnemonic m) {
     }
 }
 
-static bool high_byte(const ZydisDecodedOperand *op) {
+bool is_high_byte(const ZydisDecodedOperand *op) {
     return op->type == ZYDIS_OPERAND_TYPE_REGISTER && op->reg.value >= ZYDIS_REGISTER_AH &&
            op->reg.value <= ZYDIS_REGISTER_BH;
 }
@@ -165,7 +165,7 @@ static bool segment_ok(const struct tr *t, const struct item *it) {
 static bool memory_simple(const struct tr *t, const struct item *it) {
     const ZydisDecodedOperand *m = item_memory(it);
     for (unsigned n = 0; n < it->zi.operand_count_visible; n++)
-        if (high_byte(&it->op[n]))
+        if (is_high_byte(&it->op[n]))
             return false;
     bool encoded = it->zi.raw.modrm.offset || (is_moffs(it) && t->bits == 32);
     return it->zi.address_width == t->bits && encoded && m->size <= 256 && segment_ok(t, it);
@@ -187,7 +187,7 @@ static bool is_bit_string(const struct tr *t, const struct item *it) {
 
 static bool same_shape(const struct tr *t, const struct item *it) {
     ZydisMnemonic m = it->zi.mnemonic;
-    return (copies(m) || is_bit_test(it) || copies_counted(t, m) || is_division(it) ||
+    return (copies(m) || is_bit_test(it) || copies_counted(t, m) || item_divides(it) ||
             it->zi.meta.category == ZYDIS_CATEGORY_CMOV ||
             it->zi.meta.category == ZYDIS_CATEGORY_SETCC) &&
            gpr_operands(it);
@@ -319,6 +319,14 @@ int64_t branch_target(const struct item *it) {
     return (int64_t)it->off + it->insn->len + (int64_t)it->insn->imm;
 }
 
+bool branches_back(const struct item *it) {
+    return branch_target(it) <= it->off;
+}
+
+bool item_jumps(const struct item *it) {
+    return it->kind == JCC || it->kind == JMP || it->kind == COUNT;
+}
+
 static enum bt_kind classify_branch(const struct tr *t, const struct item *it) {
     bool direct = it->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
     if (it->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR || it->zi.operand_width != t->bits ||
@@ -381,7 +389,7 @@ static enum bt_kind classify_plain(const struct tr *t, const struct item *it) {
         return memory_simple(t, it) ? MEM : OUT;
     if (t->bits == 32 && is_short_inc(it))
         return RECODED;
-    return is_division(it) ? COPY_MARKED : COPY;
+    return item_divides(it) ? COPY_MARKED : COPY;
 }
 
 enum bt_kind bt_classify(const struct tr *t, const struct item *it) {
@@ -421,6 +429,10 @@ static uint32_t gpr_bit(ZydisRegister r) {
     return 1u << ZydisRegisterGetId(r);
 }
 
+uint32_t operand_gpr(const ZydisDecodedOperand *op) {
+    return op->type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_bit(op->reg.value) : 0;
+}
+
 static bool finds_guest_registers(enum bt_kind k) {
     return k == OUT || k == LAST || k == SKIP || k == VECTOR || k == FENCE;
 }
@@ -429,10 +441,8 @@ void item_registers(struct item *it) {
     it->uses = it->kills = 0;
     for (unsigned n = 0; n < it->zi.operand_count; n++) {
         const ZydisDecodedOperand *op = &it->op[n];
-        uint32_t bits = 0;
-        if (op->type == ZYDIS_OPERAND_TYPE_REGISTER)
-            bits = gpr_bit(op->reg.value);
-        else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
+        uint32_t bits = operand_gpr(op);
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
             it->uses |= gpr_bit(op->mem.base) | gpr_bit(op->mem.index);
         it->uses |= bits;
         if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)

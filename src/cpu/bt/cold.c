@@ -81,6 +81,7 @@ static void emit_tail_out(struct tr *t) {
     return_rcx(t);
     emit_call(t);
     emit_spill(t);
+    emit_held(t);
     emit_kept(t, kept);
     emit_site_jump(t, offsetof(struct bt_site, back));
 }
@@ -123,7 +124,8 @@ static uint64_t tail_key(const struct tr *t, unsigned which) {
     if (which == BT_TAIL_OUT || which == BT_TAIL_LEAVE)
         key |= (uint64_t)t->spilled << 16 | (uint64_t)t->rcx_free << 11;
     if (which == BT_TAIL_OUT)
-        key |= (uint64_t)group_registers(t) << 32;
+        key |= (uint64_t)group_registers(t) << 32 | (uint64_t)t->rcx_in << 48 |
+               (uint64_t)t->mask_tlb << 53 | (uint64_t)t->mask_above << 58;
     return key;
 }
 
@@ -180,6 +182,8 @@ static void emit_out(struct tr *t, const struct cold *cold) {
         emit_call_plain(t, cold, site);
         return;
     }
+    if (cold->at != t->s0)
+        emit_mov(&t->e, t->s0, cold->at);
     emit_name(t, site);
     emit_jmp(&t->e, cold->retry && cold->from ? t->tail[cold->write ? BT_TAIL_WRITE : BT_TAIL_READ]
                                               : t->tail[BT_TAIL_OUT]);
@@ -217,6 +221,11 @@ static void emit_group_miss(struct tr *t, struct cold *cold) {
             emit_lea(&t->e, t->s0, t->s0, cold->ahead);
         emit_name(t, site);
         emit_jmp(&t->e, t->tail[cold->write ? BT_TAIL_WRITE : BT_TAIL_READ]);
+        if (cold->ahead) {
+            site->retry = emit_rx(&t->e);
+            emit_lea(&t->e, t->s0, t->s0, -cold->ahead);
+            emit_jmp(&t->e, cold->retry);
+        }
         site->out = emit_rx(&t->e);
     }
     if (cold->rcx_lent)
@@ -228,6 +237,7 @@ static void emit_group_miss(struct tr *t, struct cold *cold) {
 }
 
 void emit_cold(struct tr *t, struct cold *cold) {
+    t->rcx_saved = false;
     if (!cold->exit) {
         emit_out(t, cold);
     } else if (cold->exit->single && !cold->exit->x87) {

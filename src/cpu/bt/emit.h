@@ -98,6 +98,13 @@ static inline void emit_shift(struct emit *e, unsigned op, unsigned reg, unsigne
     EMIT(e, REX | REX_W | (reg >> 3) * REX_B, 0xc1, 0xc0 | op << 3 | (reg & 7), n);
 }
 
+/* A NOP of up to four bytes, or nothing. */
+static inline void emit_nop(struct emit *e, unsigned bytes) {
+    static const uint8_t nop[5][4] = {
+        {0}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}, {0x0f, 0x1f, 0x40, 0x00}};
+    emit_bytes(e, nop[bytes], bytes);
+}
+
 /* JMP and Jcc rel32 to an executable address; return where the displacement lies (writable). */
 static inline uint8_t *emit_jmp(struct emit *e, uint64_t target) {
     emit8(e, 0xe9);

@@ -209,11 +209,7 @@ void emit_x87_wanted(struct tr *t) {
     exit->single = t->single;
     struct cold *cold = cold_new(t, &t->item[0]);
     cold->exit = exit;
-    lend_rcx(t);
-    cold->rcx_lent = !t->rcx_free;
-    emit_gs(&t->e, OP_LOAD, RCX, BT_OFF(x87_away));
-    cold->from = jump_unless_zero(t);
-    return_rcx(t);
+    emit_jump_if_set(t, cold, BT_OFF(x87_away));
 }
 
 /* One whose own note would be overwritten before anybody could look. */
@@ -243,7 +239,7 @@ void emit_x87_item(struct tr *t, const struct item *it) {
     if (item_memory(it))
         emit_memory_item(t, it);
     else
-        emit_bytes(&t->e, it->bytes, it->insn->len);
+        emit_copy(t, it);
     if (x87_notes_pointers(it->insn))
         emit_note(t, it);
 }

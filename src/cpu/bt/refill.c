@@ -13,7 +13,7 @@
  * The guest's RSP is put aside for the host's stack, where what C may change is saved. The first
  * look does without vector registers.
  */
-#define REFILL(is_write, WALK)                                                                     \
+#define REFILL(is_write)                                                                           \
     __asm__("movq %%rsp, %%gs:%c[guest_rsp]\n\t"                                                   \
             "movq %%gs:%c[host_rsp], %%rsp\n\t"                                                    \
             "pushq %%rax\n\tpushq %%rcx\n\tpushq %%rdx\n\tpushq %%rsi\n\tpushq %%rdi\n\t"          \
@@ -51,22 +51,13 @@
     "call bt_refill_walk\n\t"                                                                      \
     "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
     "je 3f\n\t" VECTORS_LOAD "3:\n\t"
-#define NO_WALK(is_write) ""
 
 __attribute__((naked)) void bt_refill_read(void) {
-    REFILL(0, WALK);
+    REFILL(0);
 }
 
 __attribute__((naked)) void bt_refill_write(void) {
-    REFILL(1, WALK);
-}
-
-__attribute__((naked)) void bt_refill_read_known(void) {
-    REFILL(0, NO_WALK);
-}
-
-__attribute__((naked)) void bt_refill_write_known(void) {
-    REFILL(1, NO_WALK);
+    REFILL(1);
 }
 
 enum bt_refill bt_refill_walk(struct bt_cpu *b, uint64_t lin, bool write) {

@@ -10,10 +10,6 @@
 
 /* ---- labels ---- */
 
-static bool is_jump(const struct item *it) {
-    return it->kind == JCC || it->kind == JMP || it->kind == COUNT;
-}
-
 struct item *region_at(struct tr *t, int64_t off) {
     for (unsigned n = 0; n < t->count; n++)
         if (t->item[n].off == off)
@@ -23,14 +19,14 @@ struct item *region_at(struct tr *t, int64_t off) {
 
 static bool is_awaited(const struct tr *t, uint32_t off) {
     for (unsigned n = 0; n < t->count; n++)
-        if (is_jump(&t->item[n]) && branch_target(&t->item[n]) == off)
+        if (item_jumps(&t->item[n]) && branch_target(&t->item[n]) == off)
             return true;
     return false;
 }
 
 static void name_labels(struct tr *t) {
     for (unsigned n = 0; n < t->count; n++) {
-        struct item *to = is_jump(&t->item[n]) ? region_at(t, branch_target(&t->item[n])) : NULL;
+        struct item *to = item_jumps(&t->item[n]) ? region_at(t, branch_target(&t->item[n])) : NULL;
         if (to)
             to->label = true;
     }
@@ -68,10 +64,6 @@ static uint32_t region_uses(const struct tr *t) {
     return used;
 }
 
-static bool in_page(int64_t off) {
-    return off >= 0 && off < (int64_t)PAGE_SIZE;
-}
-
 static bool needs_scratch(const struct item *it) {
     switch (it->kind) {
     case OUT:
@@ -88,7 +80,7 @@ static bool needs_scratch(const struct item *it) {
     case JCC:
     case COUNT:
     case JMP:
-        return branch_target(it) <= it->off || !in_page(branch_target(it));
+        return branches_back(it) || !in_page(branch_target(it));
     default:
         return true;
     }
@@ -103,7 +95,7 @@ static bool region_needs_scratch(const struct tr *t) {
 }
 
 static bool is_grouped(const struct group *g) {
-    return g->count > 1 && g->reg == NO_REG;
+    return (g->count > 1 || g->count + g->maybe > 2) && g->reg == NO_REG;
 }
 
 /* The largest first; two groups may share a register when one begins behind the other's end. */
@@ -118,15 +110,60 @@ static void pick_groups(struct tr *t, uint32_t used, uint32_t preferred) {
         uint32_t busy = used;
         for (unsigned n = 0; n < t->groups; n++) {
             const struct group *g = &t->group[n];
-            if (g->reg != NO_REG && g->first <= best->last && best->first <= g->last)
+            if (g->reg != NO_REG && g->begin <= best->last && best->begin <= g->last)
                 busy |= 1u << g->reg;
         }
         best->reg = pick(GROUP_ORDER, sizeof GROUP_ORDER, busy, preferred);
         if (best->reg == NO_REG)
-            best->count = 0; /* each of its accesses for itself */
+            best->count = best->maybe = 0; /* each of its accesses for itself */
         else
             t->spilled |= 1u << best->reg;
     }
+}
+
+/* ---- RCX, which each look-up needs ---- */
+
+/* Whether another register may stand for RCX in it. */
+static bool takes_stand_in(const struct item *it) {
+    switch (it->kind) {
+    case COPY:
+    case COPY_MARKED:
+    case ROTATE:
+    case MEM:
+    case X87:
+    case LOAD_CONTROL:
+    case LEA:
+    case PUSH:
+    case PUSH_FROM:
+    case POP:
+    case BIT_STRING:
+    case JMP_TO:
+    case CALL_TO:
+        break;
+    default:
+        return false;
+    }
+    for (unsigned n = 0; n < it->zi.operand_count; n++) {
+        const ZydisDecodedOperand *op = &it->op[n];
+        bool hidden = op->encoding == ZYDIS_OPERAND_ENCODING_NONE;
+        if (is_high_byte(op) || (hidden && operand_gpr(op) == 1u << RCX &&
+                                 op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            return false;
+    }
+    return true;
+}
+
+/* Each look-up without a stand-in costs a load, and some a store. */
+static bool wants_stand_in(const struct tr *t) {
+    unsigned looks = 0;
+    for (unsigned n = 0; n < t->count; n++) {
+        const struct item *it = &t->item[n];
+        if (it->uses >> RCX & 1 && !takes_stand_in(it))
+            return false;
+        looks += needs_scratch(it) && it->kind != JMP && it->kind != JCC;
+        looks += it->kind == JCC && branches_back(it) ? 2 : 0;
+    }
+    return looks > 1;
 }
 
 /* The registers that the code which comes here has given up already, when this region may too. */
@@ -135,17 +172,50 @@ static uint32_t preferred_registers(const struct tr *t, uint32_t used) {
     return from && !(from->spilled & used) ? from->spilled : 0;
 }
 
+static bool has_loop(const struct tr *t) {
+    for (unsigned n = 0; n < t->count; n++) {
+        const struct item *it = &t->item[n];
+        if (item_jumps(it) && branches_back(it) && branch_target(it) >= t->item[0].off)
+            return true;
+    }
+    return false;
+}
+
+/* One more register, for all of a region. */
+static unsigned pick_held(struct tr *t, uint32_t used, uint32_t preferred) {
+    unsigned reg =
+        pick(GROUP_ORDER, sizeof GROUP_ORDER, used | t->spilled | 1u << RSP | 1u << RCX, preferred);
+    t->spilled |= reg == NO_REG ? 0 : 1u << reg;
+    return reg;
+}
+
 static void choose_registers(struct tr *t) {
-    uint32_t used = region_uses(t), preferred = preferred_registers(t, used);
+    uint32_t used = region_uses(t), all = used;
     t->spilled = 0;
     t->s0 = t->s1 = NO_REG;
+    t->rcx_in = RCX;
+    t->mask_tlb = t->mask_above = NO_REG;
     t->rcx_free = !(used >> RCX & 1);
     if (!region_needs_scratch(t))
         return;
+    if (!t->rcx_free && unused_scratch(used) > 2 && wants_stand_in(t)) {
+        t->rcx_free = true;
+        used &= ~(1u << RCX);
+    }
+    uint32_t preferred = preferred_registers(t, used);
+    used = all;
     t->s0 = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used, preferred);
     t->s1 = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used | 1u << t->s0, preferred);
     t->spilled = 1u << t->s0 | 1u << t->s1 | (t->rcx_free ? 1u << RCX : 0);
+    if (t->rcx_free && used >> RCX & 1) {
+        t->rcx_in = pick(SCRATCH_ORDER, sizeof SCRATCH_ORDER, used | t->spilled, preferred);
+        t->spilled |= 1u << t->rcx_in;
+    }
     pick_groups(t, used | t->spilled | 1u << RSP | 1u << RCX, preferred);
+    if (has_loop(t)) {
+        t->mask_tlb = pick_held(t, used, preferred);
+        t->mask_above = pick_held(t, used, preferred);
+    }
     if (!(t->spilled & ~preferred))
         t->spilled = preferred;
 }
@@ -214,8 +284,6 @@ void region_collect(struct tr *t, const uint8_t *host) {
                       : (ends_flow(it->kind) || is_translated(t, it, off)) && !is_awaited(t, off))
             break;
     }
-    if (t->count == 0)
-        return;
     finish_sti(t);
     if (!t->single)
         name_labels(t);

@@ -69,13 +69,16 @@ static void emit_flag_clear(struct tr *t, uint32_t mask) {
     emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(c.s.rflags));
 }
 
+static void emit_load32(struct tr *t, unsigned reg, uint32_t disp) { /* mov reg32, gs:[disp] */
+    EMIT(&t->e, 0x65, REX | (reg >> 3) * REX_R, OP_LOAD, 0x04 | (reg & 7) << 3, 0x25);
+    emit32(&t->e, disp);
+}
+
 /* With an event waiting, the reference engine takes it. */
 static void emit_sti(struct tr *t, const struct item *it) {
     struct cold *cold = cold_new(t, it);
-    lend_rcx(t);
-    cold->rcx_lent = !t->rcx_free;
-    EMIT(&t->e, 0x65, 0x8b, 0x0c, 0x25); /* mov ecx, gs:[events] */
-    emit32(&t->e, BT_OFF(c.v.events));
+    lend_for_jump(t, cold);
+    emit_load32(t, RCX, BT_OFF(c.v.events));
     cold->from = jump_unless_zero(t);
     return_rcx(t);
     emit_flags_masked(t, t->s0, BT_OFF(mask_not_if));
@@ -87,8 +90,7 @@ static void emit_sti(struct tr *t, const struct item *it) {
 /* One in some goes out, to let others run. */
 static void emit_pause(struct tr *t, const struct item *it) {
     struct cold *cold = cold_new(t, it);
-    lend_rcx(t);
-    cold->rcx_lent = !t->rcx_free;
+    lend_for_jump(t, cold);
     emit_gs(&t->e, OP_LOAD, RCX, BT_OFF(spins));
     emit_lea(&t->e, RCX, RCX, 1);
     emit_gs(&t->e, OP_STORE, RCX, BT_OFF(spins));
@@ -107,17 +109,8 @@ static void emit_swap_halves(struct tr *t, unsigned from) { /* rorx rdx, from, 3
 /* Out when a word of the vCPU is not zero. */
 static struct cold *emit_unless_set(struct tr *t, const struct item *it, uint32_t word) {
     struct cold *cold = cold_new(t, it);
-    lend_rcx(t);
-    cold->rcx_lent = !t->rcx_free;
-    emit_gs(&t->e, OP_LOAD, RCX, word);
-    cold->from = jump_unless_zero(t);
-    return_rcx(t);
+    emit_jump_if_set(t, cold, word);
     return cold;
-}
-
-static void emit_load32(struct tr *t, unsigned reg, uint32_t disp) { /* mov reg32, gs:[disp] */
-    EMIT(&t->e, 0x65, REX | (reg >> 3) * REX_R, OP_LOAD, 0x04 | (reg & 7) << 3, 0x25);
-    emit32(&t->e, disp);
 }
 
 static void emit_rdtsc(struct tr *t, const struct item *it) {

@@ -234,7 +234,5 @@ void bt_tlb_init(struct bt_cpu *b) {
     b->seen_context = b->seen_space = UINT64_MAX;
     b->refill_rd = (uint64_t)(uintptr_t)bt_refill_read;
     b->refill_wr = (uint64_t)(uintptr_t)bt_refill_write;
-    b->refill_rd_known = (uint64_t)(uintptr_t)bt_refill_read_known;
-    b->refill_wr_known = (uint64_t)(uintptr_t)bt_refill_write_known;
     b->c.pages_dropped = pages_dropped;
 }

@@ -8,10 +8,6 @@
 
 /* ---- templates without memory ---- */
 
-static void emit_copy(struct tr *t, const struct item *it) {
-    emit_bytes(&t->e, it->bytes, it->insn->len);
-}
-
 /* When the host raises something, the reference engine does it for the guest. */
 static void emit_copy_marked(struct tr *t, const struct item *it) {
     struct cold *cold = cold_new(t, it);
@@ -21,7 +17,7 @@ static void emit_copy_marked(struct tr *t, const struct item *it) {
 }
 
 /* INC and DEC by their long forms. */
-static void emit_recoded(struct tr *t, const struct item *it) {
+static void emit_long_inc(struct tr *t, const struct item *it) {
     if (it->zi.operand_width == 16)
         emit8(&t->e, 0x66);
     EMIT(&t->e, 0xff, 0xc0 | (it->zi.opcode & 15));
@@ -30,20 +26,12 @@ static void emit_recoded(struct tr *t, const struct item *it) {
 /* By one less than the count, then by one. */
 static void emit_rotate(struct tr *t, const struct item *it) {
     unsigned count = it->insn->imm & (it->zi.operand_width == 64 ? 63 : 31);
-    unsigned opcode = it->zi.operand_width == 8 ? 0xc0 : 0xc1,
-             modrm = it->bytes[it->zi.raw.modrm.offset];
     if (!count) /* a 32-bit destination is cut all the same */
         emit_copy(t, it);
-    for (unsigned n = 0; n < 2 && count; n++) {
-        unsigned by = n == 0 ? count - 1 : 1;
-        if (!by)
-            continue;
-        if (it->zi.operand_width == 16)
-            emit8(&t->e, 0x66);
-        if (it->zi.attributes & ZYDIS_ATTRIB_HAS_REX)
-            emit8(&t->e, it->bytes[it->zi.raw.rex.offset]);
-        EMIT(&t->e, opcode, modrm, by);
-    }
+    if (count > 1)
+        emit_rotate_by(t, it, count - 1);
+    if (count)
+        emit_rotate_by(t, it, 1);
 }
 
 /* ---- by the reference engine ---- */
@@ -71,7 +59,7 @@ static void emit_want_vector(struct tr *t, const struct item *it) {
 static void emit_item(struct tr *t, struct item *it) {
     it->at = t->e.p;
     if (it->label)
-        t->x87_noted = false;
+        t->x87_noted = t->rcx_saved = false;
     switch (it->kind) {
     case OUT:
         emit_out(t, it, false);
@@ -103,7 +91,7 @@ static void emit_item(struct tr *t, struct item *it) {
         emit_copy_marked(t, it);
         break;
     case RECODED:
-        emit_recoded(t, it);
+        emit_long_inc(t, it);
         break;
     case MEM:
         emit_memory_item(t, it);
@@ -149,8 +137,8 @@ static void emit_item(struct tr *t, struct item *it) {
 
 /* Five bytes that a jump can replace in one aligned store. */
 static uint8_t *emit_gate(struct tr *t) {
-    while (((uintptr_t)t->e.p & 7) > 3 && !t->e.full)
-        emit8(&t->e, 0x90);
+    if ((uintptr_t)t->e.p & 4)
+        emit_nop(&t->e, -(uintptr_t)t->e.p & 7);
     uint8_t *at = t->e.p;
     EMIT(&t->e, 0x0f, 0x1f, 0x44, 0x00, 0x00);
     return at;
@@ -181,11 +169,15 @@ static void emit_region(struct tr *t) {
     t->block->code = (uint64_t)t->block->entry + (uint64_t)t->e.to_rx;
     emit_spill(t);
     t->block->inner = emit_gate(t);
-    t->x87_noted = false;
+    t->x87_noted = t->rcx_saved = false;
     if (t->x87)
         emit_x87_wanted(t);
-    for (unsigned n = 0; n < t->count; n++)
+    emit_held(t);
+    for (unsigned n = 0; n < t->count; n++) {
         emit_item(t, &t->item[n]);
+        if (t->item[n].kills >> RCX & 1)
+            emit_rcx_out(t);
+    }
     if (!ends_flow(last->kind))
         emit_exit(t, last, last->off + last->insn->len);
     land_forwards(t);
@@ -208,8 +200,6 @@ bool bt_translate(struct bt_cpu *b, struct bt_block *block, const uint8_t *host)
     t.e = bt_cache_emit(b->cache);
     region_collect(&t, host);
     t.x87 = fpu_used(&t);
-    if (t.count == 0)
-        return true; /* the first instruction crosses into the next page */
     const struct item *last = &t.item[t.count - 1];
     block->spilled = (uint16_t)t.spilled;
     block->bytes = last->off + last->insn->len - t.item[0].off;

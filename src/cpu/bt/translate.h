@@ -87,13 +87,17 @@ struct item {
     struct access access[2]; /* ON_MEMORY, ON_STACK */
 };
 
-/* Accesses near one value, in a stretch without labels: one probe serves all of them. */
+/* Accesses near one value: one probe serves all of them. */
 struct group {
     uint16_t value;
     bool write, probed;
-    uint8_t count, first, last; /* items */
-    unsigned reg;               /* holds what to add for the host's addresses; NO_REG: none left */
-    int32_t min, max;           /* bytes [min, max) from the value */
+    uint8_t count, maybe;  /* accesses for certain and perhaps, when the first is made */
+    uint8_t first, labels; /* its item, and the labels before */
+    uint8_t begin, last;   /* items between which the register is needed */
+    bool computed;         /* the first address is no register's and a distance */
+    unsigned reg;          /* holds what to add for the host's addresses or, when that is so,
+                              the first byte's; NO_REG: none left */
+    int32_t min, max;      /* bytes [min, max) from the value */
 };
 
 /* Code that is reached rarely, put behind the region. */
@@ -105,6 +109,7 @@ struct cold {
     struct bt_exit *exit; /* for an exit's stub */
     uint8_t *poll;        /* displacement in the NOP behind a poll, or NULL */
     int32_t ahead;        /* of the address that was looked up, the access */
+    unsigned at;          /* the register with the address that was looked up */
     enum bt_operand operand;
     bool rcx_lent;
     bool write;
@@ -129,6 +134,9 @@ struct tr {
     uint32_t spilled; /* registers that were stored at the entry, by bit */
     unsigned s0, s1;  /* scratch registers */
     bool rcx_free;    /* RCX is a third one */
+    bool rcx_saved;   /* it is not, and gs:[save_rcx] is what it holds */
+    unsigned rcx_in;  /* the register that stands for the guest's RCX; RCX, unless that is free */
+    unsigned mask_tlb, mask_above; /* registers that hold these (bt.h), or NO_REG */
     unsigned tlb_kind;
     unsigned bits;  /* 32 or 64 */
     bool single;    /* no groups: for code whose accesses straddle pages */
@@ -148,11 +156,20 @@ static inline unsigned tr_wide(const struct tr *t) {
     return t->bits == 64 ? REX_W : 0u;
 }
 
+static inline bool in_page(int64_t off) {
+    return off >= 0 && off < (int64_t)PAGE_SIZE;
+}
+
 /* ---- classify.c ---- */
 enum bt_kind bt_classify(const struct tr *t, const struct item *it);
 const ZydisDecodedOperand *item_memory(const struct item *it);
 int64_t branch_target(const struct item *it); /* relative to the page */
-void item_registers(struct item *it);         /* fills uses and kills */
+bool branches_back(const struct item *it);    /* or to itself */
+bool item_jumps(const struct item *it);       /* to a branch target, always or on a condition */
+bool item_divides(const struct item *it);
+void item_registers(struct item *it);                /* fills uses and kills */
+uint32_t operand_gpr(const ZydisDecodedOperand *op); /* the register that it is, as a bit, or 0 */
+bool is_high_byte(const ZydisDecodedOperand *op);    /* AH, CH, DH or BH */
 
 /* ---- region.c ---- */
 /* Decodes the region at `host`, names its labels and groups and chooses registers. */
@@ -168,12 +185,24 @@ void emit_spill(struct tr *t), emit_unspill(struct tr *t);
 /* Groups' registers beyond a call out. */
 void emit_keep(struct tr *t, uint32_t registers), emit_kept(struct tr *t, uint32_t registers);
 void lend_rcx(struct tr *t), return_rcx(struct tr *t);
+void lend_for_jump(struct tr *t, struct cold *cold); /* to what will know that it is lent */
+/* Goes there when a word of the vCPU is not zero. */
+void emit_jump_if_set(struct tr *t, struct cold *cold, uint32_t word);
 void emit_pext(struct tr *t, unsigned to, unsigned src, uint32_t mask);
 void emit_pdep(struct tr *t, unsigned to, unsigned src, uint32_t mask);
-void emit_table(struct tr *t, unsigned reg, uint32_t disp); /* MOV reg, gs:[rcx * 8 + disp] */
+/* MOV reg, gs:[index * 8 + disp] */
+void emit_table(struct tr *t, unsigned reg, unsigned index, uint32_t disp);
 uint8_t *jump_unless_zero(struct tr *t);
 struct cold *cold_new(struct tr *t, const struct item *it);
 uint8_t *emit_marker(struct tr *t);
+/* At a region's entry, and where somebody else may have changed them: RCX's stand-in, and masks. */
+void emit_held(struct tr *t);
+/* Behind an instruction that sets RCX. */
+void emit_rcx_out(struct tr *t);
+/* An instruction that reads no memory, as it is or with RCX's stand-in. */
+void emit_copy(struct tr *t, const struct item *it);
+/* A register's rotation, by another count. */
+void emit_rotate_by(struct tr *t, const struct item *it, unsigned by);
 void emit_memory_item(struct tr *t, const struct item *it);
 /* The operand, of 2 or 4 bytes, to s0. Where the instruction goes on after a miss is to be told. */
 struct cold *emit_load_operand(struct tr *t, const struct item *it);
