@@ -83,6 +83,7 @@ void bt_signals_prepare(struct bt_cpu *b) {
     pthread_once(&handlers_once, install_handlers);
     if (!running)
         give_stack();
+    bt_cache_lies(b->cache);
     running = b;
 }
 

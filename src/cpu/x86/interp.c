@@ -10,10 +10,12 @@
 #include <stdlib.h>
 
 #include "base/err.h"
+#include "base/where.h"
 #include "cpu/x86/block.h"
 #include "cpu/x86/debugreg.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/tlb.h"
+#include "cpu/x86/trace.h"
 
 /* An engine's own event: the map of guest-physical memory changed. */
 #define EVENT_REMAP (1u << 31)
@@ -107,6 +109,8 @@ static unsigned within_limit(struct x86_cpu *c, const struct block *b) {
 }
 
 void interp_run_block(struct x86_cpu *c) {
+    if (unlikely(c->traced & TRACE_EXEC))
+        cpu_trace_entry(c);
     struct block *b = block_find(c, c->interp->blocks);
     execute(c, b, within_limit(c, b));
 }
@@ -317,6 +321,7 @@ bool interp_needs_attention(const struct x86_cpu *c) {
 static void interp_run(struct vcpu *v, struct vcpu_exit *x) {
     struct x86_cpu *c = cpu_of(v);
     int why = setjmp(c->jmp);
+    where_go(WHERE_FUNCTION);
     interp_left_block(c);
     if (why == JMP_FAULT)
         exc_deliver(c);
@@ -363,6 +368,8 @@ static void cpu_attach(struct x86_cpu *c, const struct engine_ops *ops, struct e
     c->clock = vm->params.clock;
     c->cpuid = vm->params.cpuid;
     c->apic_page = UINT64_MAX;
+    c->trace = vm->params.trace;
+    c->traced = trace_what(c->trace);
 }
 
 int interp_cpu_init(struct x86_cpu *c, const struct engine_ops *ops, struct engine_vm *vm,
@@ -469,4 +476,6 @@ const struct engine_ops engine_interp = {
     .set_debug = interp_set_debug,
     .invalidate = interp_invalidate,
     .icount = interp_icount,
+    .icount_exact = true,
+    .stats = interp_stats,
 };
