@@ -2,13 +2,14 @@
 """How runs end: power-off, reset, crash, debug exit, time limits, signals; and hostile guests."""
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import time
 
 from rftest import (check, expect, HALT, in8, LIMIT, loop, main, out8, POWER_OFF, puts, RESET, rf,
-                    rom, spawn, SPIN, TRIPLE_FAULT)
+                    rom, spawn, SPIN, TRIPLE_FAULT, workdir)
 
 
 def test_power_off():
@@ -142,6 +143,60 @@ def test_stats():
     result = expect(rf('run', '--engine', 'interp', '--stats', '--bios', rom(POWER_OFF)), 0,
                     'instructions', 'MIPS', 'exits')
     check('interp, 1 vCPU\n' in result.err, result)
+
+
+def test_stats_of_every_engine():
+    for engine in ('interp', 'bt'):
+        args = ('run', '--engine', engine, '--stats', '--vcpus', '2', '--bios', rom(COUNT + POWER_OFF))
+        err = expect(rf(*args), 0, "where the vCPUs' time went", 'waiting for locks',
+                     '\nreference engine\n').err
+        counters = err[err.index('\ntranslation\n' if engine == 'bt' else '\nreference engine\n'):]
+        for line in counters.splitlines():
+            m = re.match(r'  .{35} *(\d+)(\.\d)?$', line)
+            check(not line.startswith(' ') or m.end(1) == 51, 'aligned', line)
+        stats = json.loads(expect(rf(*args, '--json'), 0).err)
+        spent, each = stats['vcpu_time'], stats['each_vcpu']
+        check(len(each) == 2 and all(v['exits'] > 0 for v in each[:1]), stats)
+        check(abs(sum(spent.values()) - 2 * stats['host_seconds']) < 0.1 * stats['host_seconds'] + 0.05, stats)
+        check(stats['counters']['reference_engine']['blocks_decoded'] > 0, stats)
+        check(('translation' in stats['counters']) == (engine == 'bt'), stats)
+        check(stats['instructions_exact'] == (engine == 'interp'), stats)
+
+
+def test_trace():
+    for engine in ('interp', 'bt'):
+        path = os.path.join(workdir(), 'trace')
+        code = (b'\x31\xc0\x8e\xd8'                        # xor ax,ax; mov ds,ax
+                + b'\xc7\x06\x00\x02\x00\x05'              # mov word [200h],500h
+                + b'\xc7\x06\x02\x02\x00\x00'              # mov word [202h],0
+                + b'\xc6\x06\x00\x05\xcf'                  # mov byte [500h],iret
+                + b'\x8e\xd0\xbc\x00\x70\xcd\x80'          # mov ss,ax; mov sp,7000h; int 80h
+                + puts('x') + b'\x0f\x20\xc0\x66\x83\xc8\x02\x0f\x22\xc0')  # CR0.MP = 1
+        expect(rf('run', '--engine', engine, '--trace', 'int,mode,in_asm,exec,io', '--trace-file', path,
+                  '--bios', rom(code + POWER_OFF)), 0)
+        with open(path, encoding='ascii') as f:
+            text = f.read()
+        for line in text.splitlines():
+            check(re.match(r' *\d+\.\d{6} v0 ', line), line)
+        for what in (' software interrupt 0x80 at f000:0x', ' mode real, no paging, cpl 0',
+                     ' cr0 0x60000010 -> 0x60000012 at f000:0x', ' block 0x500 physical 0x500 bytes 1 cpl 0',
+                     ' 0x00000500  cf                    iret', ' exec 0000:0x500 cpl 0',
+                     ' port write 0x3f8 size 1 value 0x78 at f000:0x'):
+            check(what in text, what, text)
+
+
+def test_a_trace_that_cannot_be_written_stops_nobody():
+    result = expect(rf('run', '--trace', 'exec', '--trace-file', '/dev/full', '--bios',
+                       rom(COUNT + puts('done') + POWER_OFF)), 0, 'No space left on device')
+    check(result.out == b'done' and result.err.count('trace: write') == 1, result)
+    expect(rf('run', '--trace', 'int', '--trace-file', '/nowhere/trace', '--bios', rom(POWER_OFF)), 1,
+           'trace file /nowhere/trace: No such file or directory')
+
+
+def test_a_trace_on_standard_error():
+    result = expect(rf('run', '--trace', 'io', '--bios', rom(puts('x') + POWER_OFF)), 0,
+                    'port write 0x3f8 size 1 value 0x78')
+    check(result.out == b'x', result)
 
 
 def test_many_processors():
