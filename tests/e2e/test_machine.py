@@ -199,6 +199,46 @@ def test_a_trace_on_standard_error():
     check(result.out == b'x', result)
 
 
+def rom32(code, more):
+    """A ROM that runs 32-bit code at 4 GiB - 64 KiB + 100h, where a translator takes it."""
+    start = (b'\xfa\x2e\x66\x0f\x01\x16\x00\x02'          # cli; lgdt cs:[200h]
+             + b'\x0f\x20\xc0\x0c\x01\x0f\x22\xc0'        # mov eax,cr0; or al,1; mov cr0,eax
+             + b'\x66\xea\x00\x01\xff\xff\x08\x00')       # jmp 8:0ffff0100h
+    gdt = (b'\x17\x00\x10\x02\x0f\x00'.ljust(16, b'\0')  # at f0210
+           + bytes(8) + b'\xff\xff\x00\x00\x00\x9a\xcf\x00' + b'\xff\xff\x00\x00\x00\x92\xcf\x00')
+    check(len(code) <= 0x100, 'code is too long')
+    path = rom(start.ljust(0x100, b'\xf4') + code.ljust(0x100, b'\xf4') + gdt)
+    with open(path, 'r+b') as f:
+        for offset, data in more.items():
+            f.seek(offset)
+            f.write(data)
+    return path
+
+
+def test_rom_cannot_change_under_code():
+    out_al = b'\x66\xba\xf8\x03\xee'                          # mov dx,3f8h; out dx,al
+    head = (b'\x66\xb8\x10\x00\x8e\xd8\x8e\xc0\x8e\xd0'      # mov ax,10h; to ds, es, ss
+            + b'\xbc\x00\x70\x00\x00\xb9\xe8\x03\x00\x00')   # mov esp,7000h; mov ecx,1000
+    target = 0xffff0100 + len(head) + 7 + 7 + 1               # R, below
+    at = target.to_bytes(4, 'little')
+    loop = (b'\xc6\x05' + at + b'N'                            # mov byte [R],'N'
+            + b'\xf0\xfe\x05' + at                            # lock inc byte [R]
+            + b'\xb0R\x49')                                    # mov al,'R'; dec ecx
+    loop += b'\x75' + bytes([256 - len(loop) - 2]) + out_al     # jnz to the start
+    call = lambda at, code: b'\xe8' + ((at - 0xffff0100 - code - 5) & 0xffffffff).to_bytes(4, 'little')
+    code = head + loop
+    code += b'\xb0N\xbf' + at + b'\xb9\x10\x00\x00\x00\xf3\xaa'  # mov al,'N'; rep stosb over R
+    code += call(0xffff0ffe, len(code)) + out_al              # 'O', from two pages
+    code += b'\xc7\x05\x00\x00\x00\x00\xb0M\xc3\x00'         # mov dword [0]: mov al,'M'; ret
+    code += call(0xfffffffe, len(code)) + out_al              # behind 4 GiB there is 0
+    code += b'\x8a\x05' + at + out_al                          # mov al,[R]
+    code += b'\x66\xba\x04\x06\x66\xb8\x00\x34\x66\xef'  # power off
+    path = rom32(code, {0xffe: b'\xb8O\0\0\0\xc3', 0xfffe: b'\x90\x90'})
+    for engine in ('interp', 'bt'):
+        result = expect(rf('run', '--engine', engine, '--bios', path, '--timeout', '20'), 0)
+        check(result.out == b'ROMR', engine, result)
+
+
 def test_many_processors():
     expect(rf('run', '--vcpus', '32', '--bios', rom(puts('x') + POWER_OFF)), 0)
     expect(rf('run', '--vcpus', '254', '--memory', '16M', '--bios', rom(POWER_OFF)), 0)

@@ -171,7 +171,7 @@ static bool run_crossing(struct bt_cpu *b) {
     bt_code_left(b);
     bt_x87_flush(b);
     interp_op_crossing(c, NULL);
-    c->s.rip = c->next;
+    c->s.rip = cpu_wrap(c, c->next);
     c->icount++;
     bt_x87_check(b);
     return bt_code_entered(b) && goes_on(b);
@@ -192,7 +192,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
         bt_x87_flush(b);
     i->fn(c, i);
     bt_x87_check(b);
-    c->s.rip = c->next;
+    c->s.rip = cpu_wrap(c, c->next);
     c->icount++;
     if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
         c->tlb != b->seen_tlb || (b->vector && !bt_vector_usable(c)) || bt_stopped(b) ||

@@ -92,7 +92,7 @@ static inline void execute(struct x86_cpu *c, struct block *b, unsigned count) {
         c->next = rip;
         i->fn(c, i);
     } while (++i < end);
-    c->s.rip = c->next;
+    c->s.rip = cpu_wrap(c, c->next); /* behind the last byte of 4 GiB comes the first */
     c->interp->current = NULL;
     c->icount += count;
 }
