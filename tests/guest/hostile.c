@@ -162,6 +162,40 @@ static void test_middle(void) {
         check_eq("a loop into the middle of an instruction", call(code), 49);
 }
 
+/* ---- all that at CPL 3 ---- */
+
+static volatile ulong user_itself, user_then, user_way, user_other, user_middle;
+static volatile unsigned user_bad;
+
+static void user_part(void) {
+    place(code, overwrites_itself);
+    user_itself = call(code);
+    user_then = call(code);
+    place(code, two_ways);
+    for (unsigned i = 0; i < 100; i++) {
+        user_way = call(code);
+        user_other = call(code + 3) & 0xff;
+    }
+    place(code, into_the_middle);
+    user_middle = call(code);
+    for (unsigned i = 0; i < 3000; i++) {
+        unsigned n = i * 7919 % 682;
+
+        put_function(code + 6 * n, i);
+        user_bad += call(code + 6 * n) != i;
+    }
+}
+
+static void test_user(void) {
+    check_eq("at CPL 3, it returns", (ulong)user_run(user_part), VECTOR_USER_EXIT);
+    check_eq("an instruction overwrites itself at CPL 3", user_itself, 7);
+    check_eq("and is a RET then at CPL 3", user_then, 0);
+    check_eq("entered at an instruction at CPL 3", user_way, 0x01b00000);
+    check_eq("and in its middle", user_other, 1);
+    check_eq("a loop into the middle at CPL 3", user_middle, 49);
+    check_eq("functions written and called at CPL 3", user_bad, 0);
+}
+
 /* ---- off a page's end ---- */
 
 static uint64_t next_pte;
@@ -453,6 +487,7 @@ int main(void) {
     test_one_page();
     test_many_pages();
     test_middle();
+    test_user();
     test_page_end();
     test_end_of_memory();
     test_device();
