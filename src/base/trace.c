@@ -167,7 +167,8 @@ void trace_put(struct trace *t, unsigned vcpu, const char *format, ...) {
     int len = vsnprintf(text, sizeof(text), format, ap);
     va_end(ap);
     if (len >= (int)sizeof(text)) {
-        longer = p = xcalloc((size_t)len + 1, 1);
+        longer = xcalloc((size_t)len + 1, 1);
+        p = longer;
         va_start(ap, format);
         vsnprintf(p, (size_t)len + 1, format, ap);
         va_end(ap);
