@@ -108,11 +108,17 @@ static unsigned within_limit(struct x86_cpu *c, const struct block *b) {
     return 1;
 }
 
-void interp_run_block(struct x86_cpu *c) {
+/* How much of a block to execute, now that it is its turn. */
+static unsigned begin(struct x86_cpu *c, const struct block *b) {
+    unsigned count = within_limit(c, b);
     if (unlikely(c->traced & TRACE_EXEC))
         cpu_trace_entry(c);
+    return count;
+}
+
+void interp_run_block(struct x86_cpu *c) {
     struct block *b = block_find(c, c->interp->blocks);
-    execute(c, b, within_limit(c, b));
+    execute(c, b, begin(c, b));
 }
 
 void interp_op_crossing(struct x86_cpu *c, const struct x86_insn *i) {
@@ -167,7 +173,7 @@ static bool step(struct x86_cpu *c, struct vcpu_exit *x) {
     if (c->stopping && !after_movss && debugreg_exec_hit(c, code_linear(c), &dr6))
         exc_raise_debug(c, dr6);
     struct block *b = block_find(c, c->interp->blocks);
-    within_limit(c, b);
+    begin(c, b);
     c->s.shadow_sti = c->s.shadow_movss = false;
     c->s.rflags &= ~(uint64_t)FLAG_RF;
     c->interp->resumed_at = UINT64_MAX;
@@ -190,7 +196,7 @@ static bool run_guarded(struct x86_cpu *c, struct vcpu_exit *x) {
     struct block *b = block_find(c, c->interp->blocks);
     if (debug_stop_within(c, code_linear(c), b->bytes))
         return step(c, x);
-    execute(c, b, within_limit(c, b));
+    execute(c, b, begin(c, b));
     return false;
 }
 
