@@ -163,6 +163,22 @@ def test_stats_of_every_engine():
         check(stats['instructions_exact'] == (engine == 'interp'), stats)
 
 
+def rom32(code, more):
+    """A ROM that runs 32-bit code at 4 GiB - 64 KiB + 100h, where a translator takes it."""
+    start = (b'\xfa\x2e\x66\x0f\x01\x16\x00\x02'          # cli; lgdt cs:[200h]
+             + b'\x0f\x20\xc0\x0c\x01\x0f\x22\xc0'        # mov eax,cr0; or al,1; mov cr0,eax
+             + b'\x66\xea\x00\x01\xff\xff\x08\x00')       # jmp 8:0ffff0100h
+    gdt = (b'\x17\x00\x10\x02\x0f\x00'.ljust(16, b'\0')  # at f0210
+           + bytes(8) + b'\xff\xff\x00\x00\x00\x9a\xcf\x00' + b'\xff\xff\x00\x00\x00\x92\xcf\x00')
+    check(len(code) <= 0x100, 'code is too long')
+    path = rom(start.ljust(0x100, b'\xf4') + code.ljust(0x100, b'\xf4') + gdt)
+    with open(path, 'r+b') as f:
+        for offset, data in more.items():
+            f.seek(offset)
+            f.write(data)
+    return path
+
+
 def test_trace():
     for engine in ('interp', 'bt'):
         path = os.path.join(workdir(), 'trace')
@@ -185,6 +201,20 @@ def test_trace():
             check(what in text, what, text)
 
 
+def test_a_trace_has_each_entry():
+    code = (b'\x66\xb8\x10\x00\x8e\xd8\x8e\xd0\xbc\x00\x70\x00\x00'  # mov ax,10h; to ds, ss; mov esp,7000h
+            + b'\xb9\x32\x00\x00\x00')                             # mov ecx,50
+    code += b'\xe8' + (0x1000 - 0x100 - len(code) - 5).to_bytes(4, 'little')  # call another page
+    code += b'\xeb\x00\x49\x75\xf6'                                 # jmp .+0; dec ecx; jnz to the call
+    code += b'\x66\xba\x04\x06\x66\xb8\x00\x34\x66\xef'              # power off
+    path = os.path.join(workdir(), 'entries')
+    for engine in ('interp', 'bt'):
+        expect(rf('run', '--engine', engine, '--trace', 'exec', '--trace-file', path, '--bios',
+                  rom32(code, {0x1000: b'\xc3'})), 0)
+        with open(path, encoding='ascii') as f:
+            check(f.read().count(' exec 0008:0xffff1000 cpl 0\n') == 50, engine)
+
+
 def test_a_trace_that_cannot_be_written_stops_nobody():
     result = expect(rf('run', '--trace', 'exec', '--trace-file', '/dev/full', '--bios',
                        rom(COUNT + puts('done') + POWER_OFF)), 0, 'No space left on device')
@@ -197,22 +227,6 @@ def test_a_trace_on_standard_error():
     result = expect(rf('run', '--trace', 'io', '--bios', rom(puts('x') + POWER_OFF)), 0,
                     'port write 0x3f8 size 1 value 0x78')
     check(result.out == b'x', result)
-
-
-def rom32(code, more):
-    """A ROM that runs 32-bit code at 4 GiB - 64 KiB + 100h, where a translator takes it."""
-    start = (b'\xfa\x2e\x66\x0f\x01\x16\x00\x02'          # cli; lgdt cs:[200h]
-             + b'\x0f\x20\xc0\x0c\x01\x0f\x22\xc0'        # mov eax,cr0; or al,1; mov cr0,eax
-             + b'\x66\xea\x00\x01\xff\xff\x08\x00')       # jmp 8:0ffff0100h
-    gdt = (b'\x17\x00\x10\x02\x0f\x00'.ljust(16, b'\0')  # at f0210
-           + bytes(8) + b'\xff\xff\x00\x00\x00\x9a\xcf\x00' + b'\xff\xff\x00\x00\x00\x92\xcf\x00')
-    check(len(code) <= 0x100, 'code is too long')
-    path = rom(start.ljust(0x100, b'\xf4') + code.ljust(0x100, b'\xf4') + gdt)
-    with open(path, 'r+b') as f:
-        for offset, data in more.items():
-            f.seek(offset)
-            f.write(data)
-    return path
 
 
 def test_rom_cannot_change_under_code():
