@@ -32,6 +32,10 @@ void log_set_raw(bool raw) {
     atomic_store(&log_raw, raw);
 }
 
+bool log_is_raw(void) {
+    return atomic_load(&log_raw);
+}
+
 static const char *level_prefix(enum log_level level) {
     static const char *const prefix[] = {"rf: error: ", "rf: warning: ", "rf: ", "rf: debug: "};
 

@@ -14,6 +14,7 @@ void log_set_level(enum log_level level);
 
 /* While on, lines end in CR LF, for a terminal in raw mode. */
 void log_set_raw(bool raw);
+bool log_is_raw(void);
 
 void log_msg(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

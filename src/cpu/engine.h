@@ -15,6 +15,7 @@
 struct clock;
 struct err;
 struct mem;
+struct trace;
 struct x86_cpuid;
 struct x86_state;
 struct vcpu;
@@ -94,10 +95,14 @@ struct engine_vm_params {
     unsigned vcpus;
     uint64_t code_cache; /* bytes for translated code; 0: as many as the engine likes */
     bool perf_map;       /* tell perf(1) the names of translated code */
+    struct trace *trace; /* NULL: none; outlives the vm */
 };
 
-/* One counter of an engine; the name is only valid during the call. */
-typedef void engine_stat_fn(void *arg, const char *name, uint64_t value);
+/*
+ * One counter of an engine: the heading that it belongs under, its name and unit ("guest code,
+ * bytes"; a share in percent ends in "%"), its value. The texts are only valid during the call.
+ */
+typedef void engine_stat_fn(void *arg, const char *group, const char *name, double value);
 
 enum debug_point_type { POINT_EXEC, POINT_WRITE, POINT_READ, POINT_ACCESS };
 
@@ -137,6 +142,7 @@ struct engine_ops {
     void (*invalidate)(struct engine_vm *vm);
     /* Instructions retired by this vCPU so far (an estimate where the engine cannot count). */
     uint64_t (*icount)(const struct vcpu *v);
+    bool icount_exact;
     /* Tells what it counted, in the order in which to print it. While no vCPU is inside run().
      * NULL: nothing. */
     void (*stats)(struct engine_vm *vm, engine_stat_fn *fn, void *arg);

@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/trace.h"
 #include "base/util.h"
 #include "cpu/x86/cpuid.h"
 #include "domain/channels.h"
@@ -54,6 +55,9 @@ const struct config_key config_keys[] = {
      AT(code_cache), NULL},
     {"perf-map", NULL, NULL, "name translated code for perf(1), in /tmp/perf-PID.map", true, T_BOOL,
      AT(perf_map), NULL},
+    {"trace", NULL, "WHAT[,WHAT...]", "record int, mode, block, exec, io (as QEMU's -d)", true,
+     T_STRING, AT(trace), NULL},
+    {"trace-file", NULL, "FILE", "where to (standard error)", true, T_STRING, AT(trace_file), NULL},
     {"memory", NULL, "SIZE", "RAM: 512M, 1G, or a bare number of MiB (512M)", true, T_SIZE,
      AT(memory), NULL},
     {"maxmem", NULL, "SIZE", "RAM of which the guest gives back what is beyond memory (memory)",
@@ -435,6 +439,16 @@ static int set_absent(const struct config_key *k, const char *text, struct err *
                    strcmp(k->name, "disk") == 0 ? "disk" : "network");
 }
 
+static int set_trace(struct config *c, const struct config_key *k, const char *text,
+                     struct err *e) {
+    unsigned what = 0;
+
+    if (trace_parse(text, &what, e) < 0)
+        return -1;
+    set_str(str_at(c, k), text);
+    return 0;
+}
+
 static int set_text(struct config *c, const struct config_key *k, const char *text, struct err *e) {
     if (k->choices)
         return set_choice(c, k, text, e);
@@ -458,6 +472,8 @@ static int set_text(struct config *c, const struct config_key *k, const char *te
     default:
         if (k->at == AT(vsock))
             return set_vsock(c, k, text, e);
+        if (k->at == AT(trace))
+            return set_trace(c, k, text, e);
         set_str(str_at(c, k), text);
         return 0;
     }
@@ -633,6 +649,8 @@ int config_check(struct config *c, struct err *e) {
         return err_set(e, 0, "ramdisk: there is no kernel to load it; add --kernel FILE");
     if (c->gdb_wait && !c->gdb)
         return err_set(e, 0, "gdb-wait: nobody could continue the guest; add --gdb [HOST]:PORT");
+    if (c->trace_file && !c->trace)
+        return err_set(e, 0, "trace-file: nothing is traced; add --trace int, for one");
     if (c->maxmem && c->maxmem < c->memory)
         return err_set(e, 0, "maxmem: it is less than memory");
     if (check_gdb(c, e) < 0 || check_host_memory(c, e) < 0)

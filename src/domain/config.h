@@ -36,6 +36,7 @@ struct config {
     struct config_list shares;         /* as in domain/shares.h */
     struct config_list channels;       /* as in domain/channels.h */
     char *vsock;                       /* likewise; NULL: none */
+    char *trace, *trace_file;          /* as in base/trace.h; NULL: nothing, standard error */
     char *console;                     /* never NULL */
     uint64_t memory;                   /* bytes */
     uint64_t maxmem;                   /* bytes; 0: as memory */

@@ -16,6 +16,7 @@
 
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/trace.h"
 #include "base/util.h"
 #include "domain/channels.h"
 #include "domain/config.h"
@@ -46,6 +47,7 @@ struct domain {
     struct machine_devices devices;
     struct machine *machine;
     struct gdb *gdb;
+    struct trace *trace; /* or NULL */
     struct loop_timer *timeout;
     int signals;
     struct loop_fd *signals_fd;
@@ -177,6 +179,18 @@ static int open_devices(struct domain *d, struct err *e) {
     return channels_open(&d->channels, d->config, d->streams, &d->devices, e);
 }
 
+static int open_trace(struct domain *d, struct err *e) {
+    const struct config *c = d->config;
+    unsigned what = 0;
+
+    if (!c->trace)
+        return 0;
+    if (trace_parse(c->trace, &what, e) < 0)
+        return err_wrap(e, "trace");
+    d->trace = trace_new(what, c->trace_file, e);
+    return d->trace ? 0 : -1;
+}
+
 static int make_machine(struct domain *d, struct err *e) {
     const struct config *c = d->config;
     cleanup_free char *why = NULL;
@@ -188,6 +202,7 @@ static int make_machine(struct domain *d, struct err *e) {
         .vcpus = (unsigned)c->vcpus,
         .code_cache = c->code_cache,
         .perf_map = c->perf_map,
+        .watched = d->options->stats,
         .kernel = c->kernel,
         .initrd = c->ramdisk,
         .cmdline = c->cmdline,
@@ -206,10 +221,11 @@ static int make_machine(struct domain *d, struct err *e) {
         return -1;
     if (why)
         fprintf(stderr, "%s\n", why);
-    if (open_consoles(d, e) < 0 || open_devices(d, e) < 0)
+    if (open_consoles(d, e) < 0 || open_devices(d, e) < 0 || open_trace(d, e) < 0)
         return -1;
     p.serial = tail_chardev(d->tail);
     p.debugcon = d->debugcon;
+    p.trace = d->trace;
     d->machine = machine_new(d->loop, &p, e);
     return d->machine ? 0 : -1;
 }
@@ -252,6 +268,7 @@ static void wind_up(struct domain *d) {
     streams_restore(d->streams);
     give_signals_back();
     streams_flush(d->streams, d->hurry ? FLUSH_PATIENCE_MS : -1);
+    trace_flush(d->trace);
     report(d);
 }
 
@@ -274,6 +291,7 @@ static void take_down(struct domain *d) {
     channels_stop(&d->channels);
     disks_close(d->disks);
     machine_free(d->machine);
+    trace_free(d->trace);
     vifs_close(&d->vifs);
     shares_free(&d->shares);
     channels_free(&d->channels);

@@ -90,6 +90,7 @@ static int make_vcpus(struct machine *m, struct err *e) {
         .vcpus = m->params.vcpus,
         .code_cache = m->params.code_cache,
         .perf_map = m->params.perf_map,
+        .trace = m->params.trace,
     };
 
     if (x86_cpuid_build(&m->cpuid, m->params.cpu, m->params.vcpus, clock_tsc_hz(m->clock), e) < 0)
@@ -104,6 +105,7 @@ static int make_vcpus(struct machine *m, struct err *e) {
         if (make_vcpu(m, i, e) < 0)
             return -1;
     vcpu_set_init(&m->set, m->mem, m->vcpus, m->params.vcpus, &machine_vcpu_ops, m);
+    m->set.watched = m->params.watched;
     return 0;
 }
 

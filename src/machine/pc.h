@@ -27,6 +27,7 @@ struct loop;
 struct machine_devices;
 struct mem;
 struct pci_bus;
+struct trace;
 struct x86_state;
 
 /* How a machine ended. */
@@ -46,6 +47,8 @@ struct machine_params {
     unsigned vcpus;
     uint64_t code_cache; /* as in engine_vm_params */
     bool perf_map;
+    struct trace *trace;                   /* likewise */
+    bool watched;                          /* where the vCPUs' time goes is to be known */
     const char *kernel, *initrd, *cmdline; /* kernel may be NULL */
     const char *bios;                      /* instead of a kernel; may be NULL */
     struct chardev *serial, *debugcon;     /* NULL: not connected */

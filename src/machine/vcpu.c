@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
 #include "cpu/x86/state.h"
@@ -153,6 +154,9 @@ static void *vcpu_main(void *arg) {
     struct vcpu_thread *t = arg;
     struct vcpu_exit x;
 
+    if (t->set->watched && !where_watch(&t->stats.where))
+        log_warn("no timers of processor time here: where vCPU %u's goes stays unknown",
+                 t->v->index);
     while (pass_gate(t)) {
         handle_events(t);
         if (t->wait_sipi) {
@@ -160,8 +164,10 @@ static void *vcpu_main(void *arg) {
             continue;
         }
         t->v->ops->run(t->v, &x);
+        where_go(WHERE_OTHER);
         handle_exit(t, &x);
     }
+    where_unwatch();
     return NULL;
 }
 

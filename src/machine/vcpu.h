@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/where.h"
 #include "cpu/engine.h"
 
 struct err;
@@ -21,6 +22,7 @@ struct x86_state;
 struct vcpu_stats {
     uint64_t exits[VCPU_FAILED + 1];
     uint64_t halted_ns;
+    struct where_profile where; /* of a set that is watched */
 };
 
 struct vcpu_set;
@@ -54,6 +56,7 @@ struct vcpu_set {
     struct mem *mem;
     struct vcpu_thread *threads;
     unsigned count;
+    bool watched; /* set before vcpu_set_start: where the threads' time goes is sampled */
 
     pthread_mutex_t lock; /* what follows */
     pthread_cond_t changed;

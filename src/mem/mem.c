@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/fence.h"
 #include "base/util.h"
+#include "base/where.h"
 #include "mem/map.h"
 
 /* Physical memory of the host in bytes; UINT64_MAX when it does not say. */
@@ -149,7 +150,7 @@ uint64_t mem_alloc_rom(struct mem *m, uint64_t size) {
 }
 
 void mem_io_lock(struct mem *m) {
-    pthread_mutex_lock(&m->priv->io_lock);
+    where_lock(&m->priv->io_lock);
 }
 
 void mem_io_unlock(struct mem *m) {

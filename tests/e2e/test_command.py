@@ -33,6 +33,7 @@ def test_usage_mistakes():
             (('run', '--serial', 'tcp:1'), "'tcp:1' is none of stdio, pty, file:FILE, unix:SOCKET, none"),
             (('run', '--disk', 'x.img,colour=red'), "disk: 'colour' is none of target="),
             (('run', '--vif', 'usr'), "vif: unknown key 'usr'; did you mean 'user'?"),
+            (('run', '--trace', 'int,interrupts'), "trace: 'interrupts' is none of int, mode, block, exec, io"),
             (('run', '--debug-exit=1'), "option '--debug-exit' takes no value"),
             (('run', 'memroy=1G'), "unknown key 'memroy'; did you mean 'memory'?"),
             (('run', 'a', 'b'), "more than one FILE: 'a' and 'b'"),

@@ -30,7 +30,7 @@ def command(args):
                 'isa-debug-exit,iobase=0xf4,iosize=4']
     return [args.rf, 'run', '--engine', args.engine, '--kernel', args.guest, '--debug-exit',
             '--serial', 'stdio', '--vcpus', str(args.vcpus), '--memory', str(args.memory),
-            '--timeout', str(args.timeout)]
+            '--timeout', str(args.timeout), '--code-cache', args.code_cache]
 
 
 def run(args):
@@ -51,6 +51,7 @@ def main():
     ap.add_argument('--vcpus', type=int, default=1)
     ap.add_argument('--memory', type=int, default=64, help='MiB')
     ap.add_argument('--timeout', type=float, default=60)
+    ap.add_argument('--code-cache', default='128M')
     ap.add_argument('--status', type=int, default=DONE_STATUS, help="rf's exit status")
     args = ap.parse_args()
 

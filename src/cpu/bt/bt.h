@@ -305,6 +305,8 @@ void bt_cache_keep_tail(struct bt_cache *cache, uint64_t key, uint64_t code);
 /* Under the cache's lock: whether there is a living block with this key. */
 bool bt_cache_has(struct bt_cache *cache, uint64_t key);
 bool bt_cache_holds(const struct bt_cache *cache, uint64_t code);
+/* Tells base/where.h of this thread where code lies. */
+void bt_cache_lies(const struct bt_cache *cache);
 /* The living block of the code at `host`, made when there is none. */
 enum bt_made {
     BT_MADE,

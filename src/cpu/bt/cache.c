@@ -12,8 +12,10 @@
 #include <unistd.h>
 
 #include "base/loop.h"
+#include "base/where.h"
 #include "cpu/bt/perfmap.h"
 #include "cpu/x86/interp.h"
+#include "cpu/x86/trace.h"
 #include "mem/guest.h"
 
 #define HASH_SIZE 65536u
@@ -161,6 +163,10 @@ bool bt_cache_holds(const struct bt_cache *cache, uint64_t code) {
     return code - (uint64_t)(uintptr_t)cache->rx < cache->bytes;
 }
 
+void bt_cache_lies(const struct bt_cache *cache) {
+    where_code_lies((uint64_t)(uintptr_t)cache->rx, cache->bytes);
+}
+
 static struct bt_block **bucket(struct bt_cache *cache, uint64_t key) {
     return &cache->hash[hashed(key) % HASH_SIZE];
 }
@@ -199,11 +205,25 @@ static void count_bytes(struct bt_cache *cache) {
 static void count_translated(struct bt_cpu *b, const struct bt_block *k, uint64_t start) {
     struct bt_cache *cache = b->cache;
     cache->stats.translated++;
+    cache->stats.guest_bytes += k->bytes;
+    if (k->entry)
+        cache->stats.host_bytes += (uint64_t)(bt_cache_emit(cache).p - k->entry);
     count_bytes(cache);
     cache->stats.translate_ns += mono_now() - start;
     if (cache->names && k->entry)
         bt_perfmap_add(cache->names, k->code, (uint64_t)(bt_cache_emit(cache).p - k->entry),
                        b->c.s.rip);
+}
+
+static void trace_block(struct bt_cpu *b, const struct bt_block *k, const uint8_t *host,
+                        const uint8_t *copy) {
+    struct cpu_trace_code code = {.lin = b->c.s.rip,
+                                  .host = host,
+                                  .copy = copy,
+                                  .bytes = k->bytes,
+                                  .code = k->code,
+                                  .code_bytes = (uint64_t)(bt_cache_emit(b->cache).p - k->entry)};
+    cpu_trace_block(&b->c, &code);
 }
 
 /* Under the lock, from a copy of the code: others may be writing it. */
@@ -226,6 +246,8 @@ static enum bt_made block_make(struct bt_cpu *b, const uint8_t *host, uint64_t k
         return BT_AGAIN;
     k->lines = mem_code_lines(off, bytes);
     block_keep(b->cache, k);
+    if (unlikely(b->c.traced & TRACE_BLOCK && k->entry))
+        trace_block(b, k, host, copy + off);
     *made = k;
     return BT_MADE;
 }
@@ -256,7 +278,7 @@ static uint64_t key_at(const struct bt_cpu *b, const uint8_t *host) {
 }
 
 struct bt_block *bt_cache_find(struct bt_cpu *b, const uint8_t *host) {
-    pthread_mutex_lock(&b->cache->lock);
+    where_lock(&b->cache->lock);
     struct bt_block *k = find(b->cache, key_at(b, host));
     pthread_mutex_unlock(&b->cache->lock);
     return k;
@@ -266,7 +288,7 @@ enum bt_made bt_cache_block(struct bt_cpu *b, const uint8_t *host, struct bt_blo
     struct bt_cache *cache = b->cache;
     uint64_t key = key_at(b, host);
     uint64_t page = key >> BT_KEY_SHIFT >> PAGE_SHIFT;
-    pthread_mutex_lock(&cache->lock);
+    where_lock(&cache->lock);
     *made = find(cache, key);
     bool interpret = !*made && page_is_hot(cache, page);
     pthread_mutex_unlock(&cache->lock);
@@ -274,11 +296,13 @@ enum bt_made bt_cache_block(struct bt_cpu *b, const uint8_t *host, struct bt_blo
         return interpret ? BT_INTERPRET : BT_MADE;
     /* May stop the other vCPUs, who may want the lock first. */
     mem_code_begin(b->c.mem, page);
-    pthread_mutex_lock(&cache->lock);
+    where_lock(&cache->lock);
     if (b->link_exit && b->link_flushes != bt_cache_flushes(cache))
         b->link_exit = NULL;  /* the translator looks at it */
     *made = find(cache, key); /* another vCPU was faster */
+    enum where from = where_go(WHERE_TRANSLATE);
     enum bt_made how = *made ? BT_MADE : block_make(b, host, key, made);
+    where_go(from);
     pthread_mutex_unlock(&cache->lock);
     return how;
 }
@@ -295,6 +319,7 @@ static void exit_link(struct bt_cache *cache, struct bt_exit *x, struct bt_block
     memcpy(&x->unlinked, x->inner, sizeof x->unlinked);
     if (!bt_link(cache, x, to))
         return;
+    cache->stats.linked++;
     x->to = to;
     x->next = to->incoming;
     to->incoming = x;
@@ -426,6 +451,7 @@ static void region_empty(struct bt_cache *cache, unsigned n) {
         unlink_incoming(k);
         if (!k->alive)
             continue;
+        cache->stats.evicted_blocks++;
         hash_remove(cache, k);
         page_remove(cache, k);
     }

@@ -61,6 +61,6 @@ __attribute__((naked)) void bt_refill_write(void) {
 }
 
 enum bt_refill bt_refill_walk(struct bt_cpu *b, uint64_t lin, bool write) {
-    b->stats.walked++;
+    b->stats.walked[write]++;
     return mmu_fill(&b->c, lin, write) ? bt_refill_quick(b, lin, write) : REFILL_FAILED;
 }

@@ -27,7 +27,7 @@ static void fill(struct bt_cpu *b, unsigned kind, const struct tlb_entry *e, uin
     t->wr[slot] = wr ? -page : none;
     note(b->slots[kind].used, slot, true);
     note(b->slots[kind].local, slot, e->mask == UINT64_MAX);
-    b->stats.filled++;
+    b->stats.filled[kind]++;
 }
 
 void bt_tlb_learn(struct bt_cpu *b, uint64_t lin) {

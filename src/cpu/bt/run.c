@@ -13,11 +13,13 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/where.h"
 #include "cpu/bt/bt.h"
 #include "cpu/bt/fpu.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
+#include "cpu/x86/trace.h"
 
 #define SPINS 8                    /* PAUSE instructions until the reference engine sees one */
 #define CACHE_BYTES (128ull << 20) /* when nobody says */
@@ -139,7 +141,7 @@ static uint64_t code_known(struct bt_cpu *b) {
 /* Nothing else is due before the code at c.s.rip, and it can be looked up. */
 static bool may_go_on(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
-    if (bt_stopped(b) || needs_attention(c) || !runs_translated(c))
+    if (bt_stopped(b) || needs_attention(c) || !runs_translated(c) || c->traced & TRACE_EXEC)
         return false;
     choose_vector(b);
     bt_context_update(b);
@@ -151,11 +153,13 @@ static bool goes_to(struct bt_cpu *b, uint64_t code) {
     b->code_written = false;
     b->page = b->c.s.rip & ~PAGE_MASK;
     b->jump_to = code;
+    where_go(WHERE_CODE);
     return true;
 }
 
 /* After a call out that changed where or in what mode the code goes on. */
 static bool goes_on(struct bt_cpu *b) {
+    where_go(WHERE_FIND);
     b->link_exit = NULL;
     uint64_t code = may_go_on(b) ? code_known(b) : 0;
     return code && goes_to(b, code);
@@ -167,7 +171,7 @@ static bool run_crossing(struct bt_cpu *b) {
     bt_code_left(b);
     bt_x87_flush(b);
     interp_op_crossing(c, NULL);
-    c->s.rip = c->next;
+    c->s.rip = cpu_wrap(c, c->next);
     c->icount++;
     bt_x87_check(b);
     return bt_code_entered(b) && goes_on(b);
@@ -183,11 +187,12 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
     uint64_t lin = s->operand == BT_NONE ? 0 : operand_linear(b, s);
     c->next = next;
     b->stats.called[i->mnemonic]++;
+    where_go(WHERE_FUNCTION);
     if (s->x87 & BT_X87_FLUSH)
         bt_x87_flush(b);
     i->fn(c, i);
     bt_x87_check(b);
-    c->s.rip = c->next;
+    c->s.rip = cpu_wrap(c, c->next);
     c->icount++;
     if (s->leaves || c->next != next || b->code_written || c->context != b->seen_context ||
         c->tlb != b->seen_tlb || (b->vector && !bt_vector_usable(c)) || bt_stopped(b) ||
@@ -199,12 +204,23 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *s) {
         return false;
     if (s->operand != BT_NONE)
         bt_tlb_learn(b, lin);
+    where_go(WHERE_CODE);
     return true;
+}
+
+static enum bt_exit_kind exit_kind(const struct bt_exit *x) {
+    if (!x)
+        return BT_EXIT_RESUME;
+    if (x->vector || x->x87)
+        return x->vector ? BT_EXIT_VECTOR : BT_EXIT_X87;
+    return x->single ? BT_EXIT_SINGLE : x->inner ? BT_EXIT_NEAR : BT_EXIT_FAR;
 }
 
 /* An exit that can be linked is; of a dead block, the jump table has to learn the successor. */
 bool bt_exit_run(struct bt_cpu *b) {
     struct bt_exit *x = b->link_exit;
+    b->stats.exits[exit_kind(x)]++;
+    where_go(WHERE_FIND);
     if (!x)
         return goes_on(b);
     if (x->vector || x->single || x->x87)
@@ -257,16 +273,27 @@ static struct bt_block *next_block(struct bt_cpu *b) {
     return k && k->entry ? k : NULL;
 }
 
-static void enter(struct bt_cpu *b, struct bt_block *k) {
-    uint64_t page = b->c.s.rip & ~PAGE_MASK;
+/* The next jump to it does without the loop; unless each entry is to be seen. */
+static void remember(struct bt_cpu *b, struct bt_block *k, uint64_t page) {
+    if (unlikely(b->c.traced & TRACE_EXEC)) {
+        cpu_trace_entry(&b->c);
+        return;
+    }
     if (b->link_exit && page == b->page)
         bt_cache_link(b->cache, b->link_exit, k, b->link_flushes);
     bt_jump_learn(b, k);
+}
+
+static void enter(struct bt_cpu *b, struct bt_block *k) {
+    uint64_t page = b->c.s.rip & ~PAGE_MASK;
+    remember(b, k, page);
     b->page = page;
     b->link_exit = NULL;
     b->code_written = b->single_wanted = false;
     b->stats.entered++;
+    where_go(WHERE_CODE);
     bt_enter(b, k->code);
+    where_go(WHERE_FIND);
     /* Once it is said that the code was left, the exit's record may be gone. */
     if (b->link_exit) {
         b->c.s.rip = cpu_wrap(&b->c, b->page + (uint64_t)(int64_t)b->link_exit->target);
@@ -282,8 +309,11 @@ static void enter(struct bt_cpu *b, struct bt_block *k) {
 static void interpret(struct bt_cpu *b) {
     b->link_exit = NULL;
     b->single_wanted = false;
+    b->stats.interpreted++;
     bt_x87_flush(b);
+    where_go(WHERE_FUNCTION);
     interp_run_block(&b->c);
+    where_go(WHERE_FIND);
 }
 
 /* What the code that comes wants in the host's registers. */
@@ -334,6 +364,7 @@ static uint64_t get_gs(void) {
 static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
     struct x86_cpu *c = &b->c;
     int why = setjmp(c->jmp);
+    where_go(WHERE_FIND);
     bt_code_left(b);
     interp_left_block(c);
     b->vector_wanted = b->single_wanted = b->x87_wanted = false;
@@ -345,8 +376,11 @@ static void loop(struct bt_cpu *b, struct vcpu_exit *x) {
             b->link_exit = NULL;
             b->single_wanted = b->x87_wanted = false;
             bt_x87_flush(b);
+            b->stats.attended++;
+            where_go(WHERE_FUNCTION);
             if (interp_attend(c, x))
                 return;
+            where_go(WHERE_FIND);
         } else if (likely(runs_translated(c))) {
             run_code(b);
         } else {
@@ -403,6 +437,8 @@ static void code_written(void *arg, uint64_t page, uint64_t lines) {
             bt_stop_code((struct bt_cpu *)(void *)vm->cpus[n]);
     if (bt_running())
         bt_running()->code_written = true;
+    else
+        bt_cache_stats(bt_world_cache(vm))->written_by_devices++;
 }
 
 static const struct mem_code_ops code_ops = {.begins = code_begins, .written = code_written};
@@ -482,6 +518,7 @@ static void bt_stats(struct engine_vm *vm, engine_stat_fn *fn, void *arg) {
     for (unsigned n = 0; n < vm->params.vcpus; n++)
         each[n] = &((const struct bt_cpu *)(const void *)vm->cpus[n])->stats;
     bt_stats_report(bt_cache_stats(bt_world_cache(vm)), each, vm->params.vcpus, fn, arg);
+    interp_stats(vm, fn, arg);
     free(each);
 }
 

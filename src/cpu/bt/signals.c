@@ -11,6 +11,11 @@
 
 #define ALT_STACK (64u << 10)
 
+/* linux/signal.h; glibc's headers lack it. */
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1 << 31)
+#endif
+
 static struct sigaction previous_segv, previous_fpe;
 static pthread_once_t handlers_once = PTHREAD_ONCE_INIT;
 static pthread_key_t stack_key;
@@ -69,10 +74,12 @@ static void install_handlers(void) {
     pthread_key_create(&stack_key, restore_stack);
 }
 
+/* The stack pointer is a guest's, which may lie within this very stack: without SS_AUTODISARM the
+ * kernel would take that for a signal that is being handled, and go on there. */
 static void give_stack(void) {
     static _Thread_local char stack[ALT_STACK];
     static _Thread_local stack_t previous;
-    const stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack};
+    const stack_t alt = {.ss_sp = stack, .ss_size = sizeof stack, .ss_flags = (int)SS_AUTODISARM};
     sigaltstack(&alt, &previous);
     pthread_setspecific(stack_key, &previous);
 }
@@ -83,6 +90,7 @@ void bt_signals_prepare(struct bt_cpu *b) {
     pthread_once(&handlers_once, install_handlers);
     if (!running)
         give_stack();
+    bt_cache_lies(b->cache);
     running = b;
 }
 

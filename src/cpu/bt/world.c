@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/loop.h"
+#include "base/where.h"
 #include "cpu/bt/bt.h"
 #include "cpu/x86/interp.h"
 
@@ -41,10 +42,12 @@ bool bt_code_entered(struct bt_cpu *b) {
     if (likely(!atomic_load(&w->stopping)))
         return true;
     bt_code_left(b);
+    uint64_t start = mono_now();
     pthread_mutex_lock(&w->move_lock);
     while (atomic_load(&w->stopping))
         pthread_cond_wait(&w->moved, &w->move_lock);
     pthread_mutex_unlock(&w->move_lock);
+    where_waited(mono_now() - start);
     return false;
 }
 
@@ -67,6 +70,7 @@ void bt_world_stop(struct engine_vm *vm) {
             wait_until_left(w, (struct bt_cpu *)(void *)vm->cpus[n]);
     stats->stopped++;
     stats->stop_ns += mono_now() - start;
+    where_waited(mono_now() - start);
 }
 
 void bt_world_go(struct engine_vm *vm) {

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "base/where.h"
 #include "cpu/x86/interp.h"
+#include "cpu/x86/trace.h"
 #include "mem/guest.h"
 
 #define ARENA_BYTES (64u << 20)
@@ -167,6 +169,7 @@ static struct block *block_make(struct x86_cpu *c, struct block_cache *bc, const
     struct block *b = block_alloc(bc);
     uint8_t bytes[BLOCK_INSNS * INSN_MAX];
     unsigned avail = MIN(f->avail, (unsigned)sizeof bytes);
+    enum where from = where_go(WHERE_TRANSLATE);
     do {
         *b = (struct block){.key = key, .page = page_of(c, f->host), .page2 = NO_PAGE};
         b->gen = mem_code_begin(c->mem, b->page);
@@ -175,6 +178,10 @@ static struct block *block_make(struct x86_cpu *c, struct block_cache *bc, const
         if (b->count == 0)
             decode_gathered(c, b, f, bytes);
     } while (!pages_committed(c, b, f, bytes));
+    where_go(from);
+    c->counts.decoded++;
+    if (unlikely(c->traced & TRACE_BLOCK))
+        cpu_trace_block(c, &(struct cpu_trace_code){f->lin, f->host, bytes, b->bytes, 0, 0});
     block_keep(bc, b);
     return b;
 }

@@ -9,6 +9,7 @@
 
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/seg.h"
+#include "cpu/x86/trace.h"
 
 #define CR0_WRITABLE                                                                               \
     (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
@@ -21,6 +22,11 @@ noreturn static void gp0(struct x86_cpu *c) {
 /* What is to be true of the mode once all registers have their new values. */
 static bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer) {
     return cr0 & CR0_PG && cr4 & CR4_PAE && !(efer & EFER_LMA);
+}
+
+static void trace_write(struct x86_cpu *c, const char *name, uint64_t was, uint64_t is) {
+    if (unlikely(c->traced & TRACE_MODE && was != is))
+        cpu_trace_control(c, name, was, is);
 }
 
 /* ---- CR0 ---- */
@@ -54,7 +60,9 @@ void control_set_cr0(struct x86_cpu *c, uint64_t v) {
     uint64_t changed = v ^ c->s.cr0, efer = efer_with_paging(c, v & CR0_PG);
     if (pae_paging(v, c->s.cr4, efer) && changed & (CR0_CD | CR0_NW | CR0_PG))
         mmu_load_pdptes(c, c->s.cr3);
+    trace_write(c, "cr0", c->s.cr0, v);
     c->s.cr0 = v;
+    trace_write(c, "efer", c->s.efer, efer);
     c->s.efer = efer;
     if (changed & (CR0_PG | CR0_WP))
         mmu_flush_all(c);
@@ -71,6 +79,7 @@ void control_set_cr3(struct x86_cpu *c, uint64_t v) {
         gp0(c);
     if (pae_paging(c->s.cr0, c->s.cr4, c->s.efer))
         mmu_load_pdptes(c, v);
+    trace_write(c, "cr3", c->s.cr3, v);
     c->s.cr3 = v;
     mmu_switch_space(c, keep);
 }
@@ -111,6 +120,7 @@ void control_set_cr4(struct x86_cpu *c, uint64_t v) {
     uint64_t changed = v ^ c->s.cr4;
     if (pae_paging(c->s.cr0, v, c->s.efer) && changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP))
         mmu_load_pdptes(c, c->s.cr3);
+    trace_write(c, "cr4", c->s.cr4, v);
     c->s.cr4 = v;
     if (changed &
         (CR4_PAE | CR4_PGE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS))
@@ -154,7 +164,9 @@ bool control_set_efer(struct x86_cpu *c, uint64_t v) {
     uint64_t changed = v ^ c->s.efer;
     if (v & ~valid || (changed & EFER_LME && c->paging))
         return false;
-    c->s.efer = (v & ~(uint64_t)EFER_LMA) | (c->s.efer & EFER_LMA);
+    v = (v & ~(uint64_t)EFER_LMA) | (c->s.efer & EFER_LMA);
+    trace_write(c, "efer", c->s.efer, v);
+    c->s.efer = v;
     if (changed & EFER_NXE)
         mmu_flush_all(c);
     cpu_update_mode(c);
@@ -230,6 +242,7 @@ void op_smsw_m(struct x86_cpu *c, const struct x86_insn *i) {
 void op_clts(struct x86_cpu *c, const struct x86_insn *i) {
     (void)i;
     cpu_require_cpl0(c);
+    trace_write(c, "cr0", c->s.cr0, c->s.cr0 & ~(uint64_t)CR0_TS);
     c->s.cr0 &= ~(uint64_t)CR0_TS;
 }
 

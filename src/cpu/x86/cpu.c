@@ -5,6 +5,8 @@
  */
 #include "cpu/x86/cpu.h"
 
+#include "cpu/x86/trace.h"
+
 bool seg_is_unlimited(const struct x86_seg *s) {
     const uint32_t need = SEG_P | SEG_S;
     bool data_rw = (s->attr & (SEG_TYPE & 0xe)) == 0x2; /* writable, expand-up, not code */
@@ -59,6 +61,8 @@ void cpu_update_mode(struct x86_cpu *c) {
     c->tlb = c->tlbs[current_tlb(c)];
     c->tlb_fetch = c->tlbs[c->cpl == 3 ? TLB_USER : TLB_SUPER];
     update_context(c);
+    if (unlikely(c->traced & TRACE_MODE))
+        cpu_trace_mode(c);
 }
 
 void cpu_set_cpl(struct x86_cpu *c, unsigned cpl) {

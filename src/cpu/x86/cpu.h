@@ -51,6 +51,13 @@ struct x86_exception {
     uint64_t dr6;  /* #DB: bits to set in DR6 on delivery */
 };
 
+/* What is counted always, because it is rare. Only the vCPU's thread writes. */
+struct x86_counts {
+    uint64_t walks, decoded; /* page walks; blocks that were decoded */
+    uint64_t exceptions[32], interrupts[256], software[256];
+};
+
+struct trace;
 struct interp; /* interp.c: blocks and the vm they belong to */
 
 struct x86_cpu {
@@ -112,7 +119,11 @@ struct x86_cpu {
     bool debug_watch_hit;
 
     uint64_t icount;
-    unsigned pauses; /* PAUSE instructions executed */
+    unsigned pauses;                       /* PAUSE instructions executed */
+    struct trace *trace;                   /* NULL: nobody asked for one */
+    unsigned traced;                       /* trace_what() of it */
+    const char *trace_mode, *trace_paging; /* trace.c: as it was told last */
+    struct x86_counts counts;
     struct interp *interp;
     uint64_t tlb_used[TLB_OFF][TLB_SIZE / 64]; /* slots that may hold something */
     struct tlb_entry tlbs[TLB_COUNT][TLB_SIZE];

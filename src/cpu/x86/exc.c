@@ -9,6 +9,15 @@
 #include "cpu/x86/frame.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/task.h"
+#include "cpu/x86/trace.h"
+
+const char *exc_name(unsigned vector) {
+    static const char *const names[32] = {
+        "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "#9",  "#TS",
+        "#NP", "#SS", "#GP", "#PF", "#15", "#MF", "#AC", "#MC", "#XM", "#VE", "#CP",
+    };
+    return vector < ARRAY_LEN(names) && names[vector] ? names[vector] : "reserved";
+}
 
 /* ---- raising ---- */
 
@@ -286,10 +295,20 @@ static void deliver_long(struct x86_cpu *c, struct delivery *d) {
     deliver_gate64(c, d, hi & 7);
 }
 
+static void count_event(struct x86_cpu *c, const struct x86_exception *x) {
+    uint64_t *counts = x->soft ? c->counts.software : c->counts.interrupts;
+    if (!x->soft && (!x->external || x->vector == EXC_NMI))
+        counts = c->counts.exceptions;
+    counts[x->vector]++;
+    if (unlikely(c->traced & TRACE_INT))
+        cpu_trace_event(c, x, c->s.rip);
+}
+
 /* While it runs, exc_prev says what a nested fault interrupted. */
 static void begin(struct x86_cpu *c, const struct x86_exception *x, uint64_t rip) {
     c->exc_prev = *x;
     c->exc_nested = true;
+    count_event(c, x);
     struct delivery d = {.x = &c->exc_prev, .rip = rip};
     d.flags = cpu_flags(c) | (pushes_rf(x) ? FLAG_RF : 0);
     if (!c->pe)
@@ -342,6 +361,8 @@ void exc_deliver(struct x86_cpu *c) {
     if (c->exc_nested && is_triple(&c->exc_prev, &x)) {
         c->exc_nested = false;
         c->s.activity = X86_SHUTDOWN;
+        if (unlikely(c->traced & TRACE_INT))
+            cpu_trace_shutdown(c);
         return;
     }
     if (c->exc_nested && is_double(&c->exc_prev, &x))

@@ -16,6 +16,9 @@ struct x86_cpu;
 /* DR6 bits. */
 enum { DR6_BD = 1u << 13, DR6_BS = 1u << 14, DR6_BT = 1u << 15 };
 
+/* "#PF"; never NULL. */
+const char *exc_name(unsigned vector);
+
 /* Delivers c->exc, which was raised at c->s.rip; a double fault or shutdown where the manual says
  * so. */
 void exc_deliver(struct x86_cpu *c);

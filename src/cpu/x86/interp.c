@@ -10,10 +10,12 @@
 #include <stdlib.h>
 
 #include "base/err.h"
+#include "base/where.h"
 #include "cpu/x86/block.h"
 #include "cpu/x86/debugreg.h"
 #include "cpu/x86/exc.h"
 #include "cpu/x86/tlb.h"
+#include "cpu/x86/trace.h"
 
 /* An engine's own event: the map of guest-physical memory changed. */
 #define EVENT_REMAP (1u << 31)
@@ -90,7 +92,7 @@ static inline void execute(struct x86_cpu *c, struct block *b, unsigned count) {
         c->next = rip;
         i->fn(c, i);
     } while (++i < end);
-    c->s.rip = c->next;
+    c->s.rip = cpu_wrap(c, c->next); /* behind the last byte of 4 GiB comes the first */
     c->interp->current = NULL;
     c->icount += count;
 }
@@ -106,9 +108,17 @@ static unsigned within_limit(struct x86_cpu *c, const struct block *b) {
     return 1;
 }
 
+/* How much of a block to execute, now that it is its turn. */
+static unsigned begin(struct x86_cpu *c, const struct block *b) {
+    unsigned count = within_limit(c, b);
+    if (unlikely(c->traced & TRACE_EXEC))
+        cpu_trace_entry(c);
+    return count;
+}
+
 void interp_run_block(struct x86_cpu *c) {
     struct block *b = block_find(c, c->interp->blocks);
-    execute(c, b, within_limit(c, b));
+    execute(c, b, begin(c, b));
 }
 
 void interp_op_crossing(struct x86_cpu *c, const struct x86_insn *i) {
@@ -163,7 +173,7 @@ static bool step(struct x86_cpu *c, struct vcpu_exit *x) {
     if (c->stopping && !after_movss && debugreg_exec_hit(c, code_linear(c), &dr6))
         exc_raise_debug(c, dr6);
     struct block *b = block_find(c, c->interp->blocks);
-    within_limit(c, b);
+    begin(c, b);
     c->s.shadow_sti = c->s.shadow_movss = false;
     c->s.rflags &= ~(uint64_t)FLAG_RF;
     c->interp->resumed_at = UINT64_MAX;
@@ -186,7 +196,7 @@ static bool run_guarded(struct x86_cpu *c, struct vcpu_exit *x) {
     struct block *b = block_find(c, c->interp->blocks);
     if (debug_stop_within(c, code_linear(c), b->bytes))
         return step(c, x);
-    execute(c, b, within_limit(c, b));
+    execute(c, b, begin(c, b));
     return false;
 }
 
@@ -317,6 +327,7 @@ bool interp_needs_attention(const struct x86_cpu *c) {
 static void interp_run(struct vcpu *v, struct vcpu_exit *x) {
     struct x86_cpu *c = cpu_of(v);
     int why = setjmp(c->jmp);
+    where_go(WHERE_FUNCTION);
     interp_left_block(c);
     if (why == JMP_FAULT)
         exc_deliver(c);
@@ -363,6 +374,8 @@ static void cpu_attach(struct x86_cpu *c, const struct engine_ops *ops, struct e
     c->clock = vm->params.clock;
     c->cpuid = vm->params.cpuid;
     c->apic_page = UINT64_MAX;
+    c->trace = vm->params.trace;
+    c->traced = trace_what(c->trace);
 }
 
 int interp_cpu_init(struct x86_cpu *c, const struct engine_ops *ops, struct engine_vm *vm,
@@ -469,4 +482,6 @@ const struct engine_ops engine_interp = {
     .set_debug = interp_set_debug,
     .invalidate = interp_invalidate,
     .icount = interp_icount,
+    .icount_exact = true,
+    .stats = interp_stats,
 };

@@ -30,6 +30,8 @@ void interp_set_state(struct vcpu *v, const struct x86_state *s);
 void interp_set_debug(struct vcpu *v, const struct engine_debug *d);
 void interp_invalidate(struct engine_vm *vm);
 uint64_t interp_icount(const struct vcpu *v);
+/* counts.c: what the parts that are shared have counted. */
+void interp_stats(struct engine_vm *vm, engine_stat_fn *fn, void *arg);
 
 /* ---- parts of the loop ---- */
 

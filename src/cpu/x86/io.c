@@ -3,9 +3,11 @@
  * IN, OUT, INS, OUTS (SDM 1 chapter 19; SDM 2A, 2B): permission by IOPL and the TSS's I/O map, I/O
  * breakpoints, and REP forms that can be interrupted and restarted between iterations.
  */
+#include "base/where.h"
 #include "cpu/x86/debugreg.h"
 #include "cpu/x86/mmu.h"
 #include "cpu/x86/task.h"
+#include "cpu/x86/trace.h"
 
 static void check_port(struct x86_cpu *c, uint16_t port, unsigned size) {
     unsigned iopl = (c->s.rflags & FLAG_IOPL) >> 12;
@@ -22,6 +24,23 @@ static void note_port(struct x86_cpu *c, uint16_t port, unsigned size) {
     cpu_end_block(c);
 }
 
+static uint32_t port_read(struct x86_cpu *c, uint16_t port, unsigned size) {
+    enum where from = where_go(WHERE_DEVICE);
+    uint32_t v = mem_port_read(c->mem, port, size);
+    where_go(from);
+    if (unlikely(c->traced & TRACE_IO))
+        cpu_trace_port(c, false, port, size, v);
+    return v;
+}
+
+static void port_write(struct x86_cpu *c, uint16_t port, unsigned size, uint32_t v) {
+    if (unlikely(c->traced & TRACE_IO))
+        cpu_trace_port(c, true, port, size, v);
+    enum where from = where_go(WHERE_DEVICE);
+    mem_port_write(c->mem, port, size, v);
+    where_go(from);
+}
+
 static uint16_t port_operand(struct x86_cpu *c, const struct x86_insn *i) {
     return i->flags & INSN_IMM ? (uint8_t)i->imm : (uint16_t)c->s.gpr[RDX];
 }
@@ -29,14 +48,14 @@ static uint16_t port_operand(struct x86_cpu *c, const struct x86_insn *i) {
 static void op_in(struct x86_cpu *c, const struct x86_insn *i) {
     uint16_t port = port_operand(c, i);
     check_port(c, port, i->osize);
-    reg_set(c, REG_OFF(RAX), i->osize, mem_port_read(c->mem, port, i->osize));
+    reg_set(c, REG_OFF(RAX), i->osize, port_read(c, port, i->osize));
     note_port(c, port, i->osize);
 }
 
 static void op_out(struct x86_cpu *c, const struct x86_insn *i) {
     uint16_t port = port_operand(c, i);
     check_port(c, port, i->osize);
-    mem_port_write(c->mem, port, i->osize, (uint32_t)reg_get(c, REG_OFF(RAX), i->osize));
+    port_write(c, port, i->osize, (uint32_t)reg_get(c, REG_OFF(RAX), i->osize));
     note_port(c, port, i->osize);
 }
 
@@ -61,7 +80,7 @@ static void ins_once(struct x86_cpu *c, const struct x86_insn *i) {
     check_port(c, port, i->osize);
     uint64_t lin = cpu_linear(c, SEG_ES, index_get(c, i, RDI), i->osize, true);
     mmu_probe(c, lin, i->osize, true, SEG_ES);
-    mmu_st(c, lin, mem_port_read(c->mem, port, i->osize), i->osize, SEG_ES);
+    mmu_st(c, lin, port_read(c, port, i->osize), i->osize, SEG_ES);
     note_port(c, port, i->osize);
     index_add(c, i, RDI, string_step(c, i));
 }
@@ -70,7 +89,7 @@ static void outs_once(struct x86_cpu *c, const struct x86_insn *i) {
     uint16_t port = (uint16_t)c->s.gpr[RDX];
     check_port(c, port, i->osize);
     uint64_t lin = cpu_linear(c, i->seg, index_get(c, i, RSI), i->osize, false);
-    mem_port_write(c->mem, port, i->osize, (uint32_t)mmu_ld(c, lin, i->osize, i->seg));
+    port_write(c, port, i->osize, (uint32_t)mmu_ld(c, lin, i->osize, i->seg));
     note_port(c, port, i->osize);
     index_add(c, i, RSI, string_step(c, i));
 }

@@ -5,9 +5,11 @@
  */
 #include "cpu/x86/mmu.h"
 
+#include "base/where.h"
 #include "cpu/x86/debugreg.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/tlb.h"
+#include "cpu/x86/trace.h"
 #include "cpu/x86/walk.h"
 
 /* Where an access goes. */
@@ -66,10 +68,19 @@ static struct place arrive(struct x86_cpu *c, unsigned kind, uint64_t lin, unsig
     return p;
 }
 
+static uint32_t walk_tables(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned access,
+                            struct walk *w) {
+    enum where from = where_go(WHERE_WALK);
+    uint32_t fault = walk(c, kind, lin, access, w);
+    where_go(from);
+    c->counts.walks++;
+    return fault;
+}
+
 /* One page's worth of an access: raises #PF. */
 static struct place locate(struct x86_cpu *c, unsigned kind, uint64_t lin, unsigned access) {
     struct walk w;
-    uint32_t fault = walk(c, kind, lin, access, &w);
+    uint32_t fault = walk_tables(c, kind, lin, access, &w);
     if (fault)
         raise_walk_fault(c, lin, fault);
     return arrive(c, kind, lin, access, &w);
@@ -150,24 +161,37 @@ static uint64_t second_page(uint64_t lin, bool wide) {
 
 /* ---- accesses within one page ---- */
 
+static uint64_t device_read(struct x86_cpu *c, uint64_t gpa, unsigned size) {
+    enum where from = where_go(WHERE_DEVICE);
+    uint64_t v = on_apic_page(c, gpa) ? c->v.irqchip->mmio_read(c->v.apic, gpa & PAGE_MASK, size)
+                                      : mem_io_read(c->mem, GPA(gpa), size);
+    where_go(from);
+    if (unlikely(c->traced & TRACE_IO))
+        cpu_trace_mmio(c, false, gpa, size, v);
+    return v;
+}
+
+static void device_write(struct x86_cpu *c, uint64_t gpa, uint64_t v, unsigned size) {
+    if (unlikely(c->traced & TRACE_IO))
+        cpu_trace_mmio(c, true, gpa, size, v);
+    enum where from = where_go(WHERE_DEVICE);
+    if (on_apic_page(c, gpa))
+        c->v.irqchip->mmio_write(c->v.apic, gpa & PAGE_MASK, size, v);
+    else
+        mem_io_write(c->mem, GPA(gpa), size, v);
+    where_go(from);
+}
+
 static uint64_t place_read(struct x86_cpu *c, const struct place *p, unsigned size) {
-    if (p->host)
-        return guest_ld(p->host, size);
-    if (on_apic_page(c, p->gpa))
-        return c->v.irqchip->mmio_read(c->v.apic, p->gpa & PAGE_MASK, size);
-    return mem_io_read(c->mem, GPA(p->gpa), size);
+    return p->host ? guest_ld(p->host, size) : device_read(c, p->gpa, size);
 }
 
 static void place_write(struct x86_cpu *c, const struct place *p, uint64_t v, unsigned size) {
     if (p->host) {
         guest_st(p->host, v, size);
         mmu_wrote(c, p->host, size);
-    } else if (p->rom) {
-        return;
-    } else if (on_apic_page(c, p->gpa)) {
-        c->v.irqchip->mmio_write(c->v.apic, p->gpa & PAGE_MASK, size, v);
-    } else {
-        mem_io_write(c->mem, GPA(p->gpa), size, v);
+    } else if (!p->rom) {
+        device_write(c, p->gpa, v, size);
     }
 }
 
@@ -316,7 +340,7 @@ bool mmu_fill(struct x86_cpu *c, uint64_t lin, bool write) {
     unsigned access = write ? WALK_W : 0, kind = current_kind(c);
     if (c->mode64 && !canonical(lin))
         return false;
-    return !walk(c, kind, lin, access, &w) && arrive(c, kind, lin, access, &w).host;
+    return !walk_tables(c, kind, lin, access, &w) && arrive(c, kind, lin, access, &w).host;
 }
 
 /* ---- system structures and other privileges ---- */
