@@ -71,7 +71,7 @@ def expect(result, status, *in_stderr):
 
 # Linux guests.
 
-BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|stall|Call Trace|WARNING')
+BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|\bstall|Call Trace|WARNING')
 LATE = re.compile(r'hpet: Lost \d+ RTC interrupts')
 
 

@@ -271,7 +271,42 @@ def test_tap_bridge_and_names():
         for n, network in ((1, '10.77.0'), (2, '10.78.0')):
             g.run(f'ip link set eth{n} up; ip addr add {network}.2/24 dev eth{n}')
             check(' 0% packet loss' in g.run(f'ping -c 2 -W 10 {network}.1'), g)
+        a_link_that_goes(g)
         g.end('poweroff -f', 0)
+
+
+def cpu_seconds(g):
+    """Of rf, which is the shell's child beside the name server."""
+    used = 0
+    with open(f'/proc/{g.p.pid}/task/{g.p.pid}/children', encoding='ascii') as f:
+        for pid in f.read().split():
+            with open(f'/proc/{pid}/stat', encoding='ascii') as stat:
+                used += sum(map(int, stat.read().rpartition(')')[2].split()[11:13]))
+    return used / os.sysconf('SC_CLK_TCK')
+
+
+def a_link_that_goes(g):
+    """The host takes the tap down, up again, and away under the guest, which goes on with the rest."""
+    def ip(command):
+        subprocess.run(['nsenter', '--preserve-credentials', '-t', str(g.p.pid), '-U', '-n', 'ip',
+                        *command.split()], check=True)
+
+    def carrier(is_there):
+        g.run(f'for i in $(seq 100); do grep -q {is_there} /sys/class/net/eth1/carrier && break; '
+              'sleep 0.1; done')
+        check(g.run('cat /sys/class/net/eth1/carrier').strip() == is_there, g)
+
+    for command, is_there in (('link set t0 down', '0'), ('link set t0 up', '1')):
+        ip(command)
+        carrier(is_there)
+    check(' 0% packet loss' in g.run('ping -c 2 -W 10 10.77.0.1'), g)
+    g.run('(ping -i 0.1 10.77.0.1 >/dev/null 2>&1 &)')  # frames are under way
+    ip('link del t0')
+    carrier('0')
+    check(' 0% packet loss' in g.run('ping -c 2 -W 10 10.78.0.1'), g)
+    before = cpu_seconds(g)
+    g.run('killall ping; sleep 2')
+    check(cpu_seconds(g) - before < 1, cpu_seconds(g) - before, 'seconds of 2 at rest')
 
 
 def test_what_will_not_do():
