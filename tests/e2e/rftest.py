@@ -72,7 +72,7 @@ def expect(result, status, *in_stderr):
 # Linux guests.
 
 BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|\bstall|Call Trace|WARNING')
-LATE = re.compile(r'hpet: Lost \d+ RTC interrupts')
+LATE = re.compile(r'hpet: Lost \d+ RTC interrupts|hrtimer: interrupt took|MP-BIOS bug: 8254')
 
 
 def find_appliance():

@@ -78,17 +78,28 @@ class Bench:
                 '--memory', '192M', '--maxmem', '224M', '--watchdog', 'reset']
 
 
-def serve(listener):
-    """Echoes what one connection sends."""
-    def echo():
-        conn, _ = listener.accept()
-        conn.settimeout(LIMIT)
-        with conn:
-            while piece := conn.recv(65536):
-                conn.sendall(piece)
+def in_background(f, *args):
+    threading.Thread(target=f, args=args, daemon=True).start()
 
-    listener.settimeout(LIMIT)
-    threading.Thread(target=echo, daemon=True).start()
+
+def take(conn, answer):
+    """All that comes, until the other side ends or is reset."""
+    with conn:
+        try:
+            while piece := conn.recv(65536):
+                answer(piece)
+        except ConnectionError:
+            pass
+
+
+def take_from_all(listener, echo):
+    """Until the listener is closed."""
+    while True:
+        try:
+            conn = listener.accept()[0]
+        except OSError:
+            return
+        in_background(take, conn, conn.sendall if echo else lambda _: None)
 
 
 def there_and_back(s, data, f=None):
@@ -98,6 +109,12 @@ def there_and_back(s, data, f=None):
     got = (f or s.makefile('rb')).read(len(data))
     sender.join(LIMIT)
     check(got == data, f'{len(got)} bytes came back, or others')
+
+
+def wait_for_quiet_shell(g):
+    """What the kernel says stays out of what commands print."""
+    g.wait_for_shell()
+    g.run('dmesg -n 1')
 
 
 def use_disks(g, bench):
@@ -126,7 +143,7 @@ def use_network(g, bench):
     check('nameserver 10.0.2.3' in g.run('cat /etc/resolv.conf'), g)
     check(' 0% packet loss' in g.run('ping -c 1 10.0.2.2'), g)
     with socket.create_server(('127.0.0.1', 0)) as listener:
-        serve(listener)
+        in_background(take_from_all, listener, True)
         # nc hangs up when its input ends: the sleep lets the answer come.
         out = g.run('(cat /bin/busybox | head -c 200000; sleep 1) | '
                     f'nc 10.0.2.2 {listener.getsockname()[1]} | sha256sum')
@@ -141,7 +158,7 @@ def use_vsock(g, bench):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(bench.at('vsock_5000'))
     listener.listen()
-    serve(listener)
+    in_background(take_from_all, listener, True)
     check(g.run(f'vsock_peer send 5000 {BULK}') == f'same {BULK}\n', g)
     listener.close()
     g.type('vsock_peer echo 7000 & wait')
@@ -210,7 +227,7 @@ def restart_by_watchdog(g):
     check('i6300ESB' in g.run('cat /sys/class/watchdog/watchdog0/identity'), g)
     g.type('watchdog -F -T 2 -t 60 /dev/watchdog')  # it would be fed after a minute
     g.wait_for('Ringfence appliance: init runs')
-    g.wait_for_shell()
+    wait_for_quiet_shell(g)
 
 
 def every_device(kernel, transport, vcpus, engine, watchdog=False):
@@ -219,7 +236,7 @@ def every_device(kernel, transport, vcpus, engine, watchdog=False):
     with start_guest(folder, '--engine', engine, '--vcpus', vcpus, '--virtio', virtio,
                      '--kernel', folder + '/vmlinuz', '--initrd', folder + '/initrd.img',
                      '--append', 'console=ttyS0' + more, *bench.options()) as g:
-        g.wait_for_shell()
+        wait_for_quiet_shell(g)
         use_disks(g, bench)
         use_network(g, bench)
         use_vsock(g, bench)
@@ -238,11 +255,68 @@ def every_device(kernel, transport, vcpus, engine, watchdog=False):
     look_at_disks(bench)
 
 
+# Work for every device, for as long as it lasts; the shell's errors say nothing.
+ALL_AT_ONCE = """exec </dev/null >/dev/null 2>&1
+(while :; do dd if=/dev/urandom of=/dev/vda bs=64k count=16 conv=fsync; done) &
+(while :; do dd if=/dev/urandom of=/dev/sda bs=64k count=16 conv=fsync; done) &
+(while :; do dd if=/dev/sr0 of=/dev/null bs=2k; echo 3 >/proc/sys/vm/drop_caches; done) &
+(while :; do nc 10.0.2.2 $1 </dev/zero; done) &
+(while :; do vsock_peer send 5000 1000000; done) &
+(cat /dev/zero >/dev/$2) &
+(cat /dev/zero >/dev/hvc0) &
+(while :; do cat /dev/hwrng | head -c 4096; done) &
+(while :; do cp /bin/busybox /share/x && cmp /bin/busybox /share/x; done) &
+(mkdir -p /big; mount -t tmpfs big /big
+while :; do dd if=/dev/zero of=/big/x bs=1M count=32; rm /big/x; sleep 0.1; done) &
+wait
+"""
+
+
+def devices_answer(g, bench):
+    for device in 'vda', 'sda', 'sr0':
+        g.run(f'for i in $(seq 100); do [ -b /dev/{device} ] && break; sleep 0.1; done')
+        g.run(f'dd if=/dev/{device} of=/dev/null bs=64k count=4 2>/dev/null')
+    g.run('for i in $(seq 300); do ip -4 addr show eth0 | grep -q "inet 10\\." && break; sleep 0.1; done')
+    check(' 0% packet loss' in g.run('ping -c 1 10.0.2.2'), g)
+    check(g.run(f'vsock_peer send 5000 {BULK}') == f'same {BULK}\n', g)
+    g.run('mkdir -p /share; mount -t 9p -o trans=virtio,version=9p2000.L share /share')
+    g.run('cp /bin/busybox /share/whole; cmp /bin/busybox /share/whole')
+    check(g.run('cat /sys/class/virtio-ports/*/name') == 'org.test\n', g)
+    g.run('head -c 64 /dev/hwrng >/dev/null')
+    clean_log(g.run('dmesg -r'))
+
+
+def test_resets_while_every_device_works():
+    """The guest resets itself with requests, connections and transfers under way, twice."""
+    folder, bench = appliance('generic'), Bench()
+    with start_guest(folder, '--engine', 'bt', '--vcpus', '2', *bench.options()) as g, \
+            socket.create_server(('127.0.0.1', 0)) as sink, socket.socket(socket.AF_UNIX) as echo:
+        echo.bind(bench.at('vsock_5000'))
+        echo.listen()
+        in_background(take_from_all, sink, False)
+        in_background(take_from_all, echo, True)
+        with open(os.path.join(bench.tools, 'all'), 'w', encoding='ascii') as f:
+            f.write(ALL_AT_ONCE)
+        for _ in range(2):
+            wait_for_quiet_shell(g)
+            devices_answer(g, bench)
+            device = g.run('ls /dev | grep vport.p1').strip()
+            g.run('mkdir -p /tools; mount -t 9p -o trans=virtio,version=9p2000.L tools /tools')
+            for end in 'port', 'hvc':
+                in_background(take, connect(bench.at(end)), lambda _: None)
+            g.type(f'sh /tools/all {sink.getsockname()[1]} {device} & '
+                   'sleep 3; echo b >/proc/sysrq-trigger')
+            g.wait_for('Ringfence appliance: init runs')
+        wait_for_quiet_shell(g)
+        devices_answer(g, bench)
+        g.end('poweroff -f', 0)
+
+
 SOME = (('cloud', 'modern', 2, 'bt'), ('generic', 'legacy', 2, 'bt'), ('generic', 'mmio', 1, 'bt'),
         ('i386', 'modern', 1, 'bt'), ('i386', 'legacy', 2, 'bt'), ('cloud', 'mmio', 1, 'interp'))
 
 
-def tests():
+def combinations():
     """The combinations, each as a test; the watchdog (of the kernels that know it) in some."""
     chosen = itertools.product(KERNELS, TRANSPORTS, (1, 2), ('bt', 'interp')) if ALL else SOME
     for how in chosen:
@@ -251,4 +325,4 @@ def tests():
                lambda how=how, watchdog=watchdog: every_device(*how, watchdog))
 
 
-main(dict(tests()))
+main({**dict(combinations()), **globals()})
