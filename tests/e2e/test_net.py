@@ -8,8 +8,8 @@ import struct
 import subprocess
 import threading
 
-from rftest import (LIMIT, RF, Guest, Skip, check, expect, find_appliance, main, rf, start_guest, workdir,
-                    write)
+from rftest import (HALT, LIMIT, RF, Guest, Skip, check, expect, find_appliance, main, rf, rom,
+                    start_guest, workdir, write)
 
 BULK = 2 << 20
 MACS = ('00:16:3e:00:00:01', '00:16:3e:00:00:02')
@@ -317,6 +317,9 @@ def test_what_will_not_do():
         expect(rf('run', '--vif', f'socket,listen=127.0.0.1:{port}'), 1, 'ss -tlnp', 'in use')
     expect(rf('run', '--vif', 'tap=not-there0'), 1, 'no interface not-there0', 'ip tuntap add')
     expect(rf('run', '--vif', 'bridge=not-there0'), 1, 'no bridge not-there0', 'type bridge')
+    nobody = expect(rf('run', '--bios', rom(HALT), '--timeout', '3', '--vif', f'socket,connect=127.0.0.1:{port}'),
+                    124, 'Connection refused; the guest has no link')
+    check(nobody.err.count('refused') == 1, nobody)
     expect(rf('run', '--vif', 'switch=../x'), 1, 'no name for a switch')
     expect(rf('run', '--vif', 'user,pcap=/not/there'), 1, 'pcap', '/not/there')
     for spec, message in (('usr', "did you mean 'user'"), ('user,mac=1', 'address such as'),

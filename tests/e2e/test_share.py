@@ -63,6 +63,10 @@ def test_what_makes_no_sense():
                        ('/etc/passwd', 'Not a directory')):
         r = rf('run', '--share', spec, '--vif', 'none', env={'RINGFENCE_APPLIANCE': appliance()})
         expect(r, 1, text, 'share')
+    closed = folder('closed')
+    os.chmod(closed, 0)
+    if not os.access(closed, os.R_OK):  # who is root may
+        expect(rf('run', '--share', closed, '--vif', 'none'), 1, 'Permission denied', 'share')
     for spec, text in (('path=/tmp,uid=x', "uid: 'x' is not GUEST[:HOST[:COUNT]]"),
                        ('tag=x', 'there is no folder'),
                        ('/tmp,access=sometimes', "access 'sometimes' is none of rw, ro"),
