@@ -169,7 +169,7 @@ static void check_merged(struct test_packet *p) {
     struct net_cut c;
     struct net_merge m;
     struct net_frame f, got;
-    struct iovec iov, all;
+    struct iovec iov = {0}, all = {0};
     size_t last = 0;
     uint16_t sum;
 
@@ -216,7 +216,7 @@ static bool goes_with(int at, uint8_t change, size_t cut_off) {
     struct net_cut c;
     struct net_merge m;
     struct net_frame f;
-    struct iovec iov;
+    struct iovec iov = {0};
 
     p->data[p->l4 + 13] = 0x10;
     net_cut_init(&c);
