@@ -215,7 +215,7 @@ static bool goes_with(int at, uint8_t change, size_t cut_off) {
     struct test_packet *p = packet_new(0, 2000, 1000);
     struct net_cut c;
     struct net_merge m;
-    struct net_frame f;
+    struct net_frame f = {0};
     struct iovec iov = {0};
 
     p->data[p->l4 + 13] = 0x10;
