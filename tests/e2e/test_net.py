@@ -247,28 +247,45 @@ while True:
 """
 
 
-def test_tap_bridge_and_names():
-    """In namespaces of their own, where a user is root."""
-    inside = ['unshare', '-rmn', 'sh', '-ec']
-    if subprocess.run(inside + ['ip tuntap add dev t0 mode tap'], check=False,
-                      capture_output=True).returncode:
-        raise Skip('no user namespaces, or no tap in them')
-    folder, server = appliance(), write('dns.py', NAME_SERVER)
+INSIDE = ['unshare', '-rmn', 'sh', '-ec']  # namespaces in which a user is root
+
+
+def guest_inside(set_up, *args):
+    """A guest in namespaces of its own, after a script has set them up."""
     script = f"""ip link set lo up
-        mount --bind {write('resolv.conf', 'nameserver 127.0.0.1')} /etc/resolv.conf
-        ip tuntap add dev t0 mode tap multi_queue; ip link set t0 up
-        ip addr add 10.77.0.1/24 dev t0
-        ip link add b0 type bridge; ip link set b0 up; ip addr add 10.78.0.1/24 dev b0
-        python3 {server} & server=$!
-        {RF} run --engine bt --vif user --vif tap=t0,queues=2 --vif bridge=b0
-        kill $server"""
-    p = subprocess.Popen(inside + [script], env={**os.environ, 'RINGFENCE_APPLIANCE': folder},
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with Guest(p) as g:
+        {set_up}
+        {RF} run --engine bt {' '.join(args)}
+        [ -z "$server" ] || kill $server"""
+    return Guest(subprocess.Popen(INSIDE + [script],
+                                  env={**os.environ, 'RINGFENCE_APPLIANCE': appliance()},
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE))
+
+
+def need_inside(command, what):
+    if subprocess.run(INSIDE + [command], check=False, capture_output=True).returncode:
+        raise Skip(what)
+
+
+def test_names():
+    need_inside('true', 'no user namespaces')
+    with guest_inside(f"""mount --bind {write('resolv.conf', 'nameserver 127.0.0.1')} /etc/resolv.conf
+            python3 {write('dns.py', NAME_SERVER)} & server=$!""", '--vif user') as g:
         g.wait_for_shell()
         wait_for_address(g)
         check('192.0.2.7' in g.run('nslookup example.com'), g)
-        for n, network in ((1, '10.77.0'), (2, '10.78.0')):
+        g.end('poweroff -f', 0)
+
+
+def test_tap_and_bridge():
+    need_inside('ip tuntap add dev t0 mode tap', 'no user namespaces, or no tap in them')
+    with guest_inside("""ip tuntap add dev t0 mode tap multi_queue; ip link set t0 up
+            ip addr add 10.77.0.1/24 dev t0
+            ip link add b0 type bridge; ip link set b0 up; ip addr add 10.78.0.1/24 dev b0
+            server=""", '--vif tap=t0,queues=2 --vif bridge=b0') as g:
+        g.wait_for_shell()
+        g.run('killall udhcpc 2>/dev/null; true')
+        for n, network in ((0, '10.77.0'), (1, '10.78.0')):
             g.run(f'ip link set eth{n} up; ip addr add {network}.2/24 dev eth{n}')
             check(' 0% packet loss' in g.run(f'ping -c 2 -W 10 {network}.1'), g)
         a_link_that_goes(g)
@@ -276,7 +293,7 @@ def test_tap_bridge_and_names():
 
 
 def cpu_seconds(g):
-    """Of rf, which is the shell's child beside the name server."""
+    """Of rf, which is the shell's child."""
     used = 0
     with open(f'/proc/{g.p.pid}/task/{g.p.pid}/children', encoding='ascii') as f:
         for pid in f.read().split():
@@ -292,9 +309,9 @@ def a_link_that_goes(g):
                         *command.split()], check=True)
 
     def carrier(is_there):
-        g.run(f'for i in $(seq 100); do grep -q {is_there} /sys/class/net/eth1/carrier && break; '
+        g.run(f'for i in $(seq 100); do grep -q {is_there} /sys/class/net/eth0/carrier && break; '
               'sleep 0.1; done')
-        check(g.run('cat /sys/class/net/eth1/carrier').strip() == is_there, g)
+        check(g.run('cat /sys/class/net/eth0/carrier').strip() == is_there, g)
 
     for command, is_there in (('link set t0 down', '0'), ('link set t0 up', '1')):
         ip(command)
