@@ -11,6 +11,7 @@
  * Other lines tell why there is no such answer. The end of input, or "end 0", ends the program.
  *
  * usage: bench PROGRAMS SCRATCH     folders: see bench.h
+ *        bench serve                the host's end of the work on devices
  */
 #include "bench.h"
 
@@ -51,6 +52,8 @@ static const struct work *find_work(const char *name) {
     const struct work *w = find_in(compute_works, name);
     if (!w)
         w = find_in(kernel_works, name);
+    if (!w)
+        w = find_in(device_works, name);
     return w ? w : find_in(program_works, name);
 }
 
@@ -150,8 +153,10 @@ int main(int argc, char **argv) {
     char line[64];
     if (argc > 1 && strcmp(argv[1], "nothing") == 0)
         return 0; /* what the work "exec" executes */
+    if (argc == 2 && strcmp(argv[1], "serve") == 0)
+        bench_serve_devices();
     if (argc != 3) {
-        fprintf(stderr, "usage: bench PROGRAMS SCRATCH\n");
+        fprintf(stderr, "usage: bench PROGRAMS SCRATCH | bench serve\n");
         return 2;
     }
     bench_programs = argv[1];

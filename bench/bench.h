@@ -20,6 +20,10 @@ struct work {
 extern const struct work compute_works[]; /* user-mode computing, in this process */
 extern const struct work kernel_works[];  /* what the kernel does for a process */
 extern const struct work program_works[]; /* whole programs, from the folder of programs */
+extern const struct work device_works[];  /* networks and disks */
+
+/* The host's end of device_works: prints its port, and serves until the parent is gone. */
+_Noreturn void bench_serve_devices(void);
 
 /* Where programs and their input lie, and where files may be made (a tmpfs). Set before any work.
  */

@@ -29,7 +29,7 @@ def progress(text):
         print(f'\r\033[K{text}', end='', file=sys.stderr, flush=True)
 
 
-def make_contestants(args, scratch):
+def make_contestants(args, scratch, host):
     build = os.path.realpath(args.build)
     appliance = os.path.join(build, 'appliance')
     program = os.path.join(build, 'bench', 'guest-bench')
@@ -38,13 +38,16 @@ def make_contestants(args, scratch):
     plain = os.path.join(appliance, 'initrd.img')
     with open(os.path.join(appliance, 'cmdline'), encoding='ascii') as f:
         cmdline = f'{f.read().strip()} {KERNEL_LINE}'
-    out = [contestants.Contestant('native', [program, root, scratch])]
+    line = f'{cmdline} {host.line()}'
+    out = [contestants.Contestant('native', [program, root, scratch], env=host.env(host.disk('native')))]
     if not args.no_tcg:
-        out.append(contestants.Contestant('tcg', contestants.qemu(kernel, initrd, cmdline),
+        out.append(contestants.Contestant('tcg',
+                                          contestants.qemu(kernel, initrd, line, host.disk('tcg')),
                                           contestants.qemu(kernel, plain, cmdline)))
     rf = os.path.join(build, 'rf')
     for engine in args.engine:
-        out.append(contestants.Contestant(engine, contestants.rf(rf, engine, kernel, initrd, cmdline),
+        out.append(contestants.Contestant(engine, contestants.rf(rf, engine, kernel, initrd, line,
+                                                                 host.disk(engine)),
                                           contestants.rf(rf, engine, kernel, plain, cmdline)))
     return out
 
@@ -127,8 +130,8 @@ class Run:
 def choose_items(text):
     names = text.split(',')
     for n in names:
-        if n not in items.BY_NAME and n not in ('user', 'kernel'):
-            raise argparse.ArgumentTypeError(f'{n}: choose from user, kernel, '
+        if n not in items.BY_NAME and n not in ('user', 'kernel', 'devices'):
+            raise argparse.ArgumentTypeError(f'{n}: choose from user, kernel, devices, '
                                              + ', '.join(items.BY_NAME))
     return [i.name for i in items.ITEMS if i.name in names or i.group in names]
 
@@ -139,7 +142,7 @@ def parse():
     ap.add_argument('--engine', action='append',
                     help='an engine of rf to measure; may be repeated (default bt)')
     ap.add_argument('--items', type=choose_items, default=[i.name for i in items.ITEMS],
-                    help='what to measure, by commas: names, or the groups user, kernel, boot')
+                    help='what to measure, by commas: names, or the groups user, kernel,\ndevices, boot')
     ap.add_argument('--rounds', type=int, help='default 5')
     ap.add_argument('--budget', type=int, help='milliseconds for each piece of work (default 300)')
     ap.add_argument('--quick', action='store_true', help='1 round, 50 ms: a look, not a measurement')
@@ -163,9 +166,11 @@ def measure(args):
                    stdout=subprocess.DEVNULL)
     shm = '/dev/shm' if os.path.isdir('/dev/shm') else None
     scratch = tempfile.mkdtemp(prefix='ringfence-bench-', dir=shm)
+    host = contestants.Host(os.path.join(os.path.realpath(args.build), 'bench', 'guest-bench'), scratch)
     try:
-        return Run(args, make_contestants(args, scratch)).all()
+        return Run(args, make_contestants(args, scratch, host)).all()
     finally:
+        host.close()
         shutil.rmtree(scratch)
 
 

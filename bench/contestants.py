@@ -13,6 +13,7 @@ READY = b'BENCH-READY'
 FIRST_LINE = b'Linux version'
 INIT_LINE = b'Ringfence appliance: init runs.'
 GUEST_MEMORY_MIB = 512
+DISK_MIB = 64  # as in devices.c
 
 
 class Failed(Exception):
@@ -62,13 +63,14 @@ class Lines:
 class Contestant:
     """One process that serves bench.c's protocol, itself or on its guest's console."""
 
-    def __init__(self, name, command, boot_command=None):
+    def __init__(self, name, command, boot_command=None, env=None):
         self.name, self.command, self.boot_command = name, command, boot_command
+        self.env = {**os.environ, **(env or {})}
         self.process = self.lines = None
 
     def launch(self, command):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT)
+                                        stderr=subprocess.STDOUT, env=self.env)
         self.lines = Lines(self.process)
 
     def start(self, limit):
@@ -141,12 +143,44 @@ def mappings(pid):
                 path = words[5].strip() if len(words) > 5 else None
 
 
-def qemu(kernel, initrd, cmdline):
+class Host:
+    """The host's side of the guests' devices: a server that they reach over their network, and a disk
+    for each contestant."""
+
+    def __init__(self, program, scratch):
+        self.scratch = scratch
+        self.process = subprocess.Popen([program, 'serve'], stdout=subprocess.PIPE)
+        self.port = int(self.process.stdout.readline())
+
+    def disk(self, name):
+        path = os.path.join(self.scratch, 'disk-' + name)
+        with open(path, 'wb') as f:
+            f.write(bytes(DISK_MIB << 20))
+        return path
+
+    def line(self):
+        """For a guest's kernel: it hands what it does not know to the first process's environment."""
+        return f'BENCH_HOST=10.0.2.2:{self.port} BENCH_DISK=/dev/vda'
+
+    def env(self, disk):
+        """The same for who runs on the host itself."""
+        return {'BENCH_HOST': f'127.0.0.1:{self.port}', 'BENCH_DISK': disk}
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def qemu(kernel, initrd, cmdline, disk=None):
+    devices = ['-netdev', 'user,id=n', '-device', 'virtio-net-pci,netdev=n',
+               '-drive', f'file={disk},if=none,id=d,format=raw', '-device', 'virtio-blk-pci,drive=d']
     return ['qemu-system-x86_64', '-accel', 'tcg', '-cpu', 'max', '-m', str(GUEST_MEMORY_MIB),
             '-nodefaults', '-display', 'none', '-serial', 'stdio', '-no-reboot',
-            '-kernel', kernel, '-initrd', initrd, '-append', cmdline]
+            '-kernel', kernel, '-initrd', initrd, '-append', cmdline] + (devices if disk else [])
 
 
-def rf(program, engine, kernel, initrd, cmdline):
+def rf(program, engine, kernel, initrd, cmdline, disk=None):
     return [program, 'run', '--engine', engine, '--memory', f'{GUEST_MEMORY_MIB}M',
-            '--kernel', kernel, '--initrd', initrd, '--append', cmdline]
+            '--kernel', kernel, '--initrd', initrd, '--append', cmdline] + \
+        (['--vif', 'user', '--disk', f'{disk},raw,vda,rw'] if disk else [])

@@ -11,7 +11,7 @@ def items_of(group, *rows):
     return [Item(name, text, group, *unit) for name, text, unit in rows]
 
 
-# The groups: user-mode work, kernel paths; the boot and the monitor's memory are neither.
+# The groups: user-mode work, kernel paths, devices; the boot and the monitor's memory are neither.
 ITEMS = items_of(
     'user',
     ('xorshift', 'registers: a xorshift step', NS),
@@ -42,6 +42,17 @@ ITEMS = items_of(
     ('copy', 'file: copy 1 MiB', US),
     ('stat', 'file: stat', NS),
     ('script', 'shell script: small processes', MS),
+) + items_of(
+    'devices',
+    ('tcp-out', 'TCP: 64 KiB to the host', US),
+    ('tcp-in', 'TCP: 64 KiB from the host', US),
+    ('tcp-byte', 'TCP: a byte there and back', US),
+    ('packets', 'UDP: 64 bytes to the host', US),
+    ('disk-read', 'disk: read 1 MiB', US),
+    ('disk-write', 'disk: write 1 MiB', US),
+    ('block-read', 'disk: read 4 KiB at random', US),
+    ('block-write', 'disk: write 4 KiB at random', US),
+    ('block-depth', 'the same, 32 at a time: read', US),
 ) + items_of(
     'boot',
     ('boot', 'kernel start to /init', S),

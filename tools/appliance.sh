@@ -5,12 +5,21 @@
 #
 # usage: tools/appliance.sh [DIR [KERNEL-PACKAGE]]
 #   DIR             default build/appliance
-#   KERNEL-PACKAGE  default linux-image-cloud-amd64; a metapackage stands for what it depends on
+#   KERNEL-PACKAGE  default linux-image-cloud-amd64; a metapackage stands for what it depends on. With
+#                   ":i386" behind it, kernel and busybox are of that architecture; apt's own
+#                   configuration need not know it
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 dir=${1:-build/appliance}
 package=${2:-linux-image-cloud-amd64}
+foreign=''
+case $package in
+*:*)
+    foreign=${package#*:}
+    package=${package%:*}
+    ;;
+esac
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
@@ -33,9 +42,12 @@ private_lists() {
     mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial"
     apt_options="-o Dir::State::Lists=$dir/apt/lists -o Dir::Cache=$dir/apt/cache
         -o APT::Sandbox::User=root"
+    # What is installed here has no part in the lists of another architecture.
+    [ -z "$foreign" ] || apt_options="$apt_options -o APT::Architecture=$foreign
+        -o APT::Architectures=$foreign -o Dir::State::Status=/dev/null"
     # shellcheck disable=SC2086 # options are words
     apt-get $apt_options update -q >"$dir/apt/log" 2>&1 ||
-        die "apt-get update failed; see $dir/apt/log"
+        say "apt-get update failed, at least in part; see $dir/apt/log" # what we need may be there
 }
 
 # The first dependency of a metapackage, or the package itself when it carries a kernel.
@@ -127,7 +139,7 @@ make_initrd() {
 
 command -v apt-get >/dev/null || die "needs Debian's apt-get to download a kernel and busybox"
 : >"$dir/log"
-known "$package" || private_lists
+{ [ -z "$foreign" ] && known "$package"; } || private_lists
 known "$package" || die "Debian has no package $package"
 # Lists that are older than the archive name versions that are gone.
 download_all || { private_lists && download_all; } ||

@@ -25,7 +25,7 @@
 #define SECTOR 512u
 #define THREADS 4
 #define ZEROES (64u << 10)
-#define PIECES 64u /* elements of a vector in one system call */
+#define PIECES 256u /* elements of a vector in one system call */
 
 struct block_raw {
     struct block b;

@@ -39,7 +39,7 @@ struct wire {
     int listener, fd; /* -1: none */
     struct loop_fd *listener_watch, *watch;
     uint32_t events;
-    bool connecting;
+    bool connecting, told; /* that nobody answers */
     struct loop_timer *retry;
     struct notifier *again;
 
@@ -61,6 +61,13 @@ static void want(struct wire *w, uint32_t events) {
 
 /* --- connections --- */
 
+/* Once, until somebody does. */
+static void nobody_answers(struct wire *w, int why) {
+    if (!w->told)
+        log_warn("socket %s: %s; the guest has no link until it answers", w->name, strerror(why));
+    w->told = true;
+}
+
 static void disconnect(struct wire *w) {
     if (w->watch)
         loop_del_fd(w->watch);
@@ -80,7 +87,7 @@ static void disconnect(struct wire *w) {
 static void connected(struct wire *w) {
     int one = 1;
 
-    w->connecting = false;
+    w->connecting = w->told = false;
     setsockopt(w->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     want(w, EPOLLIN);
     net_set_link(&w->net, true);
@@ -120,6 +127,7 @@ static void try_to_connect(void *arg) {
     int r = fd < 0 ? -1 : connect(fd, (const void *)&w->address, w->address_len);
 
     if (r < 0 && (fd < 0 || errno != EINPROGRESS)) {
+        nobody_answers(w, errno);
         cleanup_close_fn(&fd);
         loop_timer_arm(w->retry, mono_now() + RETRY_NS);
         return;
@@ -132,10 +140,14 @@ static void finish_connecting(struct wire *w) {
     socklen_t len = sizeof(int);
     int why = 0;
 
-    if (getsockopt(w->fd, SOL_SOCKET, SO_ERROR, &why, &len) < 0 || why)
-        disconnect(w);
-    else
+    if (getsockopt(w->fd, SOL_SOCKET, SO_ERROR, &why, &len) < 0)
+        why = errno;
+    if (!why) {
         connected(w);
+        return;
+    }
+    nobody_answers(w, why);
+    disconnect(w);
 }
 
 /* --- to the guest --- */

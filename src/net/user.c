@@ -22,6 +22,7 @@
 #include "base/notifier.h"
 #include "base/util.h"
 #include "net/fifo.h"
+#include "net/merge.h"
 #include "net/net.h"
 #include "net/offload.h"
 
@@ -44,6 +45,8 @@ struct user {
     struct loop_timer *timer;
     bool blocked; /* the front had no buffer */
     struct net_fifo fifo;
+    struct net_merge merge; /* the newest frames, behind the queue */
+    unsigned front_can;
     uint8_t *in; /* a frame from the guest, NET_FRAME_MAX bytes */
 
     struct pollfd *polls;
@@ -58,12 +61,30 @@ static void take_turn(struct user *u);
 
 /* Frames to the guest */
 
+static void put_merged(struct user *u) {
+    struct net_frame f;
+    struct iovec iov;
+
+    if (net_merge_take(&u->merge, &f, &iov))
+        net_fifo_put(&u->fifo, iov.iov_base, f.len, &f.offload);
+}
+
+/* It knows no segmentation offload: what it has cut is put together for guests that know it. */
+static bool merged(struct user *u, const void *buf, size_t len) {
+    const unsigned tcp = NET_CAN_CSUM | NET_CAN_TSO4 | NET_CAN_TSO6;
+
+    if ((u->front_can & tcp) == tcp && net_merge_add(&u->merge, buf, len))
+        return true;
+    put_merged(u);
+    return (u->front_can & tcp) == tcp && net_merge_add(&u->merge, buf, len);
+}
+
 static ssize_t on_packet(const void *buf, size_t len, void *arg) {
     struct user *u = arg;
     /* It has made and checked the checksums itself. */
     const struct net_offload o = {.flags = NET_DATA_VALID};
 
-    if (net_fifo_bytes(&u->fifo) + len <= WAITING_MAX)
+    if (net_fifo_bytes(&u->fifo) + len <= WAITING_MAX && !merged(u, buf, len))
         net_fifo_put(&u->fifo, buf, len, &o);
     return (ssize_t)len;
 }
@@ -72,6 +93,7 @@ static void deliver(struct user *u) {
     struct net_frame f;
     struct iovec iov;
 
+    put_merged(u);
     while (!u->blocked && net_fifo_peek(&u->fifo, &f, &iov)) {
         u->blocked = !net_receive(&u->net, 0, &f);
         if (!u->blocked)
@@ -298,6 +320,11 @@ static void user_receive_again(struct net *n, unsigned queue) {
     notifier_ring(u->again);
 }
 
+static void user_set_front(struct net *n, unsigned can, unsigned queues) {
+    (void)queues;
+    ((struct user *)n)->front_can = can;
+}
+
 static void user_start(struct net *n) {
     ask((struct user *)n);
 }
@@ -310,6 +337,7 @@ static void user_close(struct net *n) {
     for (size_t i = 0; i < u->watch_count; i++)
         forget(u, (int)i);
     net_fifo_clear(&u->fifo);
+    net_merge_free(&u->merge);
     loop_timer_free(u->timer);
     notifier_free(u->again);
     free(u->watches);
@@ -323,6 +351,7 @@ static const struct net_ops user_ops = {
     .start = user_start,
     .send = user_send,
     .receive_again = user_receive_again,
+    .set_front = user_set_front,
     .close = user_close,
 };
 
@@ -412,6 +441,7 @@ struct net *net_user_open(const struct user_options *o, struct loop *l, struct e
         .link_up = true,
     };
     u->in = xcalloc(1, NET_FRAME_MAX);
+    net_merge_init(&u->merge);
     u->timer = loop_timer_new(l, on_timer, u);
     if (open_slirp(u, o, e) == 0)
         return &u->net;

@@ -71,8 +71,8 @@ def expect(result, status, *in_stderr):
 
 # Linux guests.
 
-BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|stall|Call Trace|WARNING')
-LATE = re.compile(r'hpet: Lost \d+ RTC interrupts')
+BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|\bstall|Call Trace|WARNING')
+LATE = re.compile(r'hpet: Lost \d+ RTC interrupts|hrtimer: interrupt took|MP-BIOS bug: 8254')
 
 
 def find_appliance():
@@ -83,16 +83,26 @@ def find_appliance():
     return folder
 
 
-def find_generic():
-    """An appliance with the kernel that Debian installs on PCs, made once."""
-    folder = os.path.join(os.path.dirname(find_appliance()), 'appliance-generic')
+def made_once(name, package):
+    """An appliance with another of Debian's kernels, beside the usual one."""
+    folder = os.path.join(os.path.dirname(find_appliance()), name)
     if not os.path.exists(os.path.join(folder, 'cmdline')):
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../../tools/appliance.sh')
-        made = subprocess.run(['sh', script, folder, 'linux-image-amd64'], check=False,
+        made = subprocess.run(['sh', script, folder, package], check=False,
                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         if made.returncode:
             raise Skip(made.stderr.decode().strip().split('\n')[-1])
     return folder
+
+
+def find_generic():
+    """With the kernel that Debian installs on PCs."""
+    return made_once('appliance-generic', 'linux-image-amd64')
+
+
+def find_i386():
+    """With the kernel that Debian installs on 32-bit PCs."""
+    return made_once('appliance-i386', 'linux-image-686-pae:i386')
 
 
 def cpio(files):

@@ -8,8 +8,8 @@ import struct
 import subprocess
 import threading
 
-from rftest import (LIMIT, RF, Guest, Skip, check, expect, find_appliance, main, rf, start_guest, workdir,
-                    write)
+from rftest import (HALT, LIMIT, RF, Guest, Skip, check, expect, find_appliance, main, rf, rom,
+                    start_guest, workdir, write)
 
 BULK = 2 << 20
 MACS = ('00:16:3e:00:00:01', '00:16:3e:00:00:02')
@@ -247,31 +247,83 @@ while True:
 """
 
 
-def test_tap_bridge_and_names():
-    """In namespaces of their own, where a user is root."""
-    inside = ['unshare', '-rmn', 'sh', '-ec']
-    if subprocess.run(inside + ['ip tuntap add dev t0 mode tap'], check=False,
-                      capture_output=True).returncode:
-        raise Skip('no user namespaces, or no tap in them')
-    folder, server = appliance(), write('dns.py', NAME_SERVER)
+INSIDE = ['unshare', '-rmn', 'sh', '-ec']  # namespaces in which a user is root
+
+
+def guest_inside(set_up, *args):
+    """A guest in namespaces of its own, after a script has set them up."""
     script = f"""ip link set lo up
-        mount --bind {write('resolv.conf', 'nameserver 127.0.0.1')} /etc/resolv.conf
-        ip tuntap add dev t0 mode tap multi_queue; ip link set t0 up
-        ip addr add 10.77.0.1/24 dev t0
-        ip link add b0 type bridge; ip link set b0 up; ip addr add 10.78.0.1/24 dev b0
-        python3 {server} & server=$!
-        {RF} run --engine bt --vif user --vif tap=t0,queues=2 --vif bridge=b0
-        kill $server"""
-    p = subprocess.Popen(inside + [script], env={**os.environ, 'RINGFENCE_APPLIANCE': folder},
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    with Guest(p) as g:
+        {set_up}
+        {RF} run --engine bt {' '.join(args)}
+        [ -z "$server" ] || kill $server"""
+    return Guest(subprocess.Popen(INSIDE + [script],
+                                  env={**os.environ, 'RINGFENCE_APPLIANCE': appliance()},
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE))
+
+
+def need_inside(command, what):
+    if subprocess.run(INSIDE + [command], check=False, capture_output=True).returncode:
+        raise Skip(what)
+
+
+def test_names():
+    need_inside('true', 'no user namespaces')
+    with guest_inside(f"""mount --bind {write('resolv.conf', 'nameserver 127.0.0.1')} /etc/resolv.conf
+            python3 {write('dns.py', NAME_SERVER)} & server=$!""", '--vif user') as g:
         g.wait_for_shell()
         wait_for_address(g)
         check('192.0.2.7' in g.run('nslookup example.com'), g)
-        for n, network in ((1, '10.77.0'), (2, '10.78.0')):
+        g.end('poweroff -f', 0)
+
+
+def test_tap_and_bridge():
+    need_inside('ip tuntap add dev t0 mode tap', 'no user namespaces, or no tap in them')
+    with guest_inside("""ip tuntap add dev t0 mode tap multi_queue; ip link set t0 up
+            ip addr add 10.77.0.1/24 dev t0
+            ip link add b0 type bridge; ip link set b0 up; ip addr add 10.78.0.1/24 dev b0
+            server=""", '--vif tap=t0,queues=2 --vif bridge=b0') as g:
+        g.wait_for_shell()
+        g.run('killall udhcpc 2>/dev/null; true')
+        for n, network in ((0, '10.77.0'), (1, '10.78.0')):
             g.run(f'ip link set eth{n} up; ip addr add {network}.2/24 dev eth{n}')
             check(' 0% packet loss' in g.run(f'ping -c 2 -W 10 {network}.1'), g)
+        a_link_that_goes(g)
         g.end('poweroff -f', 0)
+
+
+def cpu_seconds(g):
+    """Of rf, which is the shell's child."""
+    used = 0
+    with open(f'/proc/{g.p.pid}/task/{g.p.pid}/children', encoding='ascii') as f:
+        for pid in f.read().split():
+            with open(f'/proc/{pid}/stat', encoding='ascii') as stat:
+                used += sum(map(int, stat.read().rpartition(')')[2].split()[11:13]))
+    return used / os.sysconf('SC_CLK_TCK')
+
+
+def a_link_that_goes(g):
+    """The host takes the tap down, up again, and away under the guest, which goes on with the rest."""
+    def ip(command):
+        subprocess.run(['nsenter', '--preserve-credentials', '-t', str(g.p.pid), '-U', '-n', 'ip',
+                        *command.split()], check=True)
+
+    def carrier(is_there):
+        g.run(f'for i in $(seq 100); do grep -q {is_there} /sys/class/net/eth0/carrier && break; '
+              'sleep 0.1; done')
+        check(g.run('cat /sys/class/net/eth0/carrier').strip() == is_there, g)
+
+    for command, is_there in (('link set t0 down', '0'), ('link set t0 up', '1')):
+        ip(command)
+        carrier(is_there)
+    check(' 0% packet loss' in g.run('ping -c 2 -W 10 10.77.0.1'), g)
+    g.run('(ping -i 0.1 10.77.0.1 >/dev/null 2>&1 &)')  # frames are under way
+    ip('link del t0')
+    carrier('0')
+    check(' 0% packet loss' in g.run('ping -c 2 -W 10 10.78.0.1'), g)
+    before = cpu_seconds(g)
+    g.run('killall ping; sleep 2')
+    check(cpu_seconds(g) - before < 1, cpu_seconds(g) - before, 'seconds of 2 at rest')
 
 
 def test_what_will_not_do():
@@ -282,6 +334,9 @@ def test_what_will_not_do():
         expect(rf('run', '--vif', f'socket,listen=127.0.0.1:{port}'), 1, 'ss -tlnp', 'in use')
     expect(rf('run', '--vif', 'tap=not-there0'), 1, 'no interface not-there0', 'ip tuntap add')
     expect(rf('run', '--vif', 'bridge=not-there0'), 1, 'no bridge not-there0', 'type bridge')
+    nobody = expect(rf('run', '--bios', rom(HALT), '--timeout', '3', '--vif', f'socket,connect=127.0.0.1:{port}'),
+                    124, 'Connection refused; the guest has no link')
+    check(nobody.err.count('refused') == 1, nobody)
     expect(rf('run', '--vif', 'switch=../x'), 1, 'no name for a switch')
     expect(rf('run', '--vif', 'user,pcap=/not/there'), 1, 'pcap', '/not/there')
     for spec, message in (('usr', "did you mean 'user'"), ('user,mac=1', 'address such as'),

@@ -21,7 +21,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGES = ['tcc', 'libc6-dev', 'linux-libc-dev', 'python3.11-minimal', 'libpython3.11-stdlib',
             'sqlite3', 'stress-ng']
-COMPLAINT = re.compile(r'^<[0-4]>|BUG|Oops|lockup|stall|Call Trace|WARNING')
+COMPLAINT = re.compile(r'^<[0-4]>|BUG|Oops|lockup|\bstall|Call Trace|WARNING')
 # What only graphics and installing would use.
 UNUSED = re.compile(r'perl|debconf|dpkg|tar$|libperl|install-info|.*-mesa|libx11-data|libdrm-c|'
                     r'lib(krb|gss|k5|nsl|tirpc|db5|gdbm)|mailcap|m(edia|ime)-')

@@ -12,6 +12,7 @@
 #include "net_test.h"
 
 #include "base/iov.h"
+#include "net/merge.h"
 #include "net/offload.h"
 
 /* The sum as RFC 1071 has it, byte by byte. */
@@ -161,6 +162,101 @@ static void sums_what_is_asked_for(void **state) {
     packet_free(p);
 }
 
+/* --- merging --- */
+
+/* What was cut into segments, as it is when they are merged again. */
+static void check_merged(struct test_packet *p) {
+    struct net_cut c;
+    struct net_merge m;
+    struct net_frame f, got;
+    struct iovec iov = {0}, all = {0};
+    size_t last = 0;
+    uint16_t sum;
+
+    p->data[p->l4 + 13] = 0x18; /* ACK and PSH */
+    net_cut_init(&c);
+    net_merge_init(&m);
+    assert_true(net_cut_begin(&c, &p->frame));
+    for (; net_cut_next(&c, &f, &iov); net_cut_taken(&c)) {
+        assert_true(net_merge_add(&m, iov.iov_base, f.len));
+        last = f.len;
+    }
+    assert_false(net_merge_add(&m, c.segment, last)); /* behind PSH */
+    assert_true(net_merge_take(&m, &got, &all));
+    assert_int_equal(got.len, p->frame.len);
+    assert_int_equal(got.offload.gso_size, p->frame.offload.gso_size);
+    assert_int_equal(got.offload.gso_type, p->v6 ? NET_GSO_TCPV6 : NET_GSO_TCPV4);
+    assert_int_equal(got.offload.hdr_len, p->header);
+    assert_memory_equal((uint8_t *)all.iov_base + p->header, p->data + p->header,
+                        p->frame.len - p->header);
+    sum = get_be16((uint8_t *)all.iov_base + p->l4 + 16);
+    assert_int_equal(sum, csum_fold(net_pseudo_sum(all.iov_base, &c.h, got.len - p->l4)));
+    assert_true(net_checksum(all.iov_base, got.len, &got.offload));
+    assert_true(packet_valid(all.iov_base, got.len));
+    assert_int_equal(get_be32((uint8_t *)all.iov_base + p->l4 + 4), 0xfffffff0u);
+    assert_int_equal(((uint8_t *)all.iov_base)[p->l4 + 13], 0x18);
+    assert_false(net_merge_take(&m, &got, &all));
+    net_merge_free(&m);
+    net_cut_free(&c);
+    packet_free(p);
+}
+
+static void merges_what_was_cut(void **state) {
+    (void)state;
+    check_merged(packet_new(0, 4000, 1448));
+    check_merged(packet_new(0, 4344, 1448));
+    check_merged(packet_new(0, 65495, 1460));
+    check_merged(packet_new(PACKET_V6, 4000, 1428));
+    check_merged(packet_new(PACKET_VLAN, 3000, 1000));
+}
+
+/* Two segments of 1000 bytes, of which the second is changed at an offset from the TCP header. */
+static bool goes_with(int at, uint8_t change, size_t cut_off) {
+    struct test_packet *p = packet_new(0, 2000, 1000);
+    struct net_cut c;
+    struct net_merge m;
+    struct net_frame f = {0};
+    struct iovec iov = {0};
+
+    p->data[p->l4 + 13] = 0x10;
+    net_cut_init(&c);
+    net_merge_init(&m);
+    assert_true(net_cut_begin(&c, &p->frame) && net_cut_next(&c, &f, &iov));
+    assert_true(net_merge_add(&m, iov.iov_base, f.len));
+    net_cut_taken(&c);
+    assert_true(net_cut_next(&c, &f, &iov));
+    c.segment[(int)p->l4 + at] ^= change;
+    bool taken = net_merge_add(&m, iov.iov_base, f.len - cut_off);
+    assert_true(net_merge_take(&m, &f, &iov));
+    assert_int_equal(f.offload.gso_type, taken ? NET_GSO_TCPV4 : NET_GSO_NONE);
+    assert_true(taken || packet_valid(iov.iov_base, f.len)); /* one alone is as it came */
+    net_merge_free(&m);
+    net_cut_free(&c);
+    packet_free(p);
+    return taken;
+}
+
+static void merges_only_what_goes_together(void **state) {
+    (void)state;
+    assert_true(goes_with(0, 0, 0));
+    assert_true(goes_with(13, 0x08, 0));   /* PSH */
+    assert_true(goes_with(-16, 0xff, 0));  /* the identification */
+    assert_false(goes_with(1, 1, 0));      /* a port */
+    assert_false(goes_with(7, 1, 0));      /* the sequence number */
+    assert_false(goes_with(11, 1, 0));     /* the acknowledgement */
+    assert_false(goes_with(13, 0x01, 0));  /* FIN */
+    assert_false(goes_with(13, 0x02, 0));  /* SYN */
+    assert_false(goes_with(13, 0x10, 0));  /* no ACK */
+    assert_false(goes_with(15, 1, 0));     /* the window */
+    assert_false(goes_with(12, 0x60, 0));  /* options instead of payload */
+    assert_false(goes_with(12, 0x40, 0));  /* a header of 4 bytes */
+    assert_false(goes_with(-1, 1, 0));     /* an address */
+    assert_false(goes_with(-12, 1, 0));    /* the time to live */
+    assert_false(goes_with(-14, 0x20, 0)); /* a fragment */
+    assert_false(goes_with(-11, 1, 0));    /* no TCP */
+    assert_false(goes_with(0, 0, 1));      /* shorter than IP says */
+}
+
 /* --- the filter --- */
 
 struct fixture {
@@ -273,6 +369,8 @@ int main(void) {
         cmocka_unit_test(cuts_tcp_and_udp),
         cmocka_unit_test(refuses_what_makes_no_sense),
         cmocka_unit_test(sums_what_is_asked_for),
+        cmocka_unit_test(merges_what_was_cut),
+        cmocka_unit_test(merges_only_what_goes_together),
         cmocka_unit_test(what_both_can_goes_through_whole),
         cmocka_unit_test(a_back_end_that_fills_up_gets_the_rest_later),
         cmocka_unit_test(a_guest_without_buffers_gets_the_rest_later),

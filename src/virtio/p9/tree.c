@@ -325,7 +325,8 @@ struct p9_tree *p9_tree_open(const char *path, struct err *e) {
     struct stat st;
     int probe, fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-    if (fd < 0 || fstat(fd, &st) < 0) {
+    /* Who has opened a path may still not look into it. */
+    if (fd < 0 || fstat(fd, &st) < 0 || faccessat(fd, ".", R_OK | X_OK, AT_EACCESS) < 0) {
         err_set(e, errno, "open %s", path);
         cleanup_close_fn(&fd);
         return NULL;
