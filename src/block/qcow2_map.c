@@ -179,7 +179,7 @@ static bool goes_on(const struct qcow2 *q, const struct qcow2_run *run, struct q
     if (qcow2_sub_state(q, entry, sub) != run->state)
         return false;
     if (run->state == QCOW2_PACKED)
-        return entry.cluster == run->entry && off & (q->cluster_size - 1);
+        return qcow2_cluster_of(q, off) == qcow2_cluster_of(q, off - run->len);
     return run->state != QCOW2_DATA || host_of(q, entry, off) == run->host + run->len;
 }
 

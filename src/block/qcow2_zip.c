@@ -153,6 +153,10 @@ static int put_packed(struct qcow2 *q, uint64_t cluster, const uint8_t *packed, 
         return -EIO;
     qcow2_wait_allocating(q, cluster, 1);
     r = take_bytes(q, len, &off);
+    /* Another cluster may have been packed at the same place. */
+    pthread_mutex_lock(&q->zip_lock);
+    q->unpacked_entry = 0;
+    pthread_mutex_unlock(&q->zip_lock);
     if (r == 0)
         r = hostfile_write(q->file, off, packed, len);
     if (r == 0)

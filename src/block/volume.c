@@ -155,6 +155,40 @@ struct volume *volume_open(const char *path, const struct volume_options *o, str
     return NULL;
 }
 
+/* $TMPDIR, or where larger things go than what fits into memory. */
+static struct hostfile *nameless_file(struct err *e) {
+    const char *dir = getenv("TMPDIR");
+    cleanup_free char *path = xasprintf("%s/rf-disk-XXXXXX", dir && *dir ? dir : "/var/tmp");
+    cleanup_close int fd = mkostemp(path, O_CLOEXEC);
+    struct hostfile *file;
+
+    if (fd < 0) {
+        err_set(e, errno, "%s: create", path);
+        return NULL;
+    }
+    file = hostfile_create(path, true, e);
+    unlink(path);
+    return file;
+}
+
+struct volume *volume_open_throwaway(struct volume *base, struct err *e) {
+    const struct volume_create c = {.size = base->size};
+    struct hostfile *file = nameless_file(e);
+    struct volume *v = NULL;
+
+    if (file && volume_qcow2.create(file, &c, e) < 0)
+        hostfile_close(file);
+    else if (file)
+        v = volume_qcow2.open(file, false, e);
+    if (!v) {
+        volume_close(base);
+        return NULL;
+    }
+    v->backing = base;
+    v->backing_name = xstrdup(base->file->path);
+    return v;
+}
+
 int volume_close(struct volume *v) {
     struct volume *backing = v ? v->backing : NULL;
     struct hostfile *file = v ? v->file : NULL;

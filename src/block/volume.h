@@ -147,6 +147,11 @@ struct volume_options {
 
 /* Opens a volume and its backing volumes, which are read only. NULL with the error set. */
 struct volume *volume_open(const char *path, const struct volume_options *o, struct err *e);
+/*
+ * A volume above `base`, which becomes its own also on failure, in a file that has no name: what is
+ * written is gone when it is closed.
+ */
+struct volume *volume_open_throwaway(struct volume *base, struct err *e);
 /* NULL is allowed. The volume is gone also when the last writes failed. */
 int volume_close(struct volume *v);
 /* Makes a file; none is left behind on failure. A backing file's size is taken where size is 0. */
