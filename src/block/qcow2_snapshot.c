@@ -162,13 +162,14 @@ static int write_table(struct qcow2 *q, const struct qcow2_snapshot *list, uint3
 
 enum walk { WALK_LOOK, WALK_ADD, WALK_DROP, WALK_FLAGS };
 
+/* Whether as many references can be added as there are at most: half way there is no way back. */
 static int look(struct qcow2 *q, uint64_t first, uint64_t count) {
     uint64_t most = q->ref_bits == 64 ? UINT64_MAX : (1ull << q->ref_bits) - 1, n = 0;
     int r = 0;
 
     for (uint64_t i = 0; i < count && r == 0; i++) {
         r = qcow2_ref_get(q, first + i, &n);
-        if (r == 0 && n == most)
+        if (r == 0 && n > most / 2)
             r = -EOVERFLOW;
     }
     return r;
@@ -280,6 +281,9 @@ static int end(struct qcow2 *q, int r, const char *what, const char *name, struc
     }
     pthread_mutex_unlock(&q->lock);
     pthread_rwlock_unlock(&q->gate);
+    if (r == -EOVERFLOW)
+        return err_set(e, 0, "%s snapshot '%s': refcounts of %" PRIu32 " bits are too narrow", what,
+                       name, q->ref_bits);
     return r < 0 ? err_set(e, -r, "%s snapshot '%s'", what, name) : 0;
 }
 

@@ -183,10 +183,14 @@ static void do_snapshot(struct model *m) {
 
     if (!m->kept[i]) {
         r = m->v->ops->snapshots->create(m->v, name, &e);
+        if (r < 0 && strstr(err_msg(&e), "too narrow"))
+            return;
         m->kept[i] = xcalloc(1, MODEL_BYTES);
         memcpy(m->kept[i], m->now, MODEL_BYTES);
     } else if (rnd(2)) {
         r = m->v->ops->snapshots->apply(m->v, name, &e);
+        if (r < 0 && strstr(err_msg(&e), "too narrow"))
+            return;
         memcpy(m->now, m->kept[i], MODEL_BYTES);
     } else {
         r = m->v->ops->snapshots->remove(m->v, name, &e);
@@ -203,7 +207,7 @@ static void reopen(struct model *m) {
     m->v = must_open(m->path, false);
 }
 
-static void one_operation(struct model *m, bool snapshots) {
+static void one_operation(struct model *m) {
     uint64_t off = rnd(MODEL_BYTES / 512) * 512ull;
     uint64_t len = MIN((1 + rnd(1u << rnd(10))) * 512ull, MODEL_BYTES - off);
 
@@ -221,7 +225,7 @@ static void one_operation(struct model *m, bool snapshots) {
         assert_int_equal(m->v->ops->flush(m->v), 0);
         break;
     case 4:
-        if (snapshots && rnd(4) == 0)
+        if (rnd(4) == 0)
             do_snapshot(m);
         break;
     case 5:
@@ -250,7 +254,6 @@ static void make_base(const char *path, uint8_t *contents) {
 
 static void run_model(const struct fixture *f, struct volume_create c, bool backing) {
     struct model m = {.path = f->path};
-    bool snapshots = c.refcount_bits != 1;
 
     m.now = xcalloc(1, MODEL_BYTES);
     m.buf = xcalloc(1, MODEL_BYTES);
@@ -264,7 +267,7 @@ static void run_model(const struct fixture *f, struct volume_create c, bool back
     must_create(f->path, &c);
     m.v = must_open(f->path, false);
     for (unsigned i = 0; i < from_env("RF_OPERATIONS", 500); i++)
-        one_operation(&m, snapshots);
+        one_operation(&m);
     verify(&m, 0, MODEL_BYTES);
     reopen(&m);
     verify(&m, 0, MODEL_BYTES);
