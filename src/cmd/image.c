@@ -249,6 +249,8 @@ static int create(const struct imgcmd_args *a, struct err *e) {
         return -1;
     if (a->count < 2 && !a->backing)
         return err_set(e, 0, "%s: a size is needed, such as 10G", a->files[0]);
+    if (c.size > INT64_MAX / 2)
+        return err_set(e, 0, "%s: the size is too large", a->files[0]);
     c.size = align_up(c.size, 512);
     return volume_create(a->files[0], a->format ? a->format : &volume_qcow2, &c, e);
 }
