@@ -20,6 +20,7 @@
 #include "base/iov.h"
 #include "base/util.h"
 #include "block/block.h"
+#include "block/hostfile.h"
 #include "block/pool.h"
 
 #define SECTOR 512u
@@ -234,17 +235,6 @@ static void read_topology(struct block_raw *raw) {
     info->write_cache = true;
 }
 
-/* Two writers, or a writer and readers, would destroy each other's file systems. */
-static int take_lock(struct block_raw *raw, bool read_only, struct err *e) {
-    struct flock l = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
-
-    if (fcntl(raw->fd, F_OFD_SETLK, &l) == 0 || errno == EINVAL)
-        return 0;
-    if (errno == EAGAIN || errno == EACCES)
-        return err_set(e, 0, "%s: in use by another program", raw->path);
-    return err_set(e, errno, "%s: lock", raw->path);
-}
-
 static int open_file(struct block_raw *raw, const struct block_options *o, struct err *e) {
     int mode = o->read_only ? O_RDONLY : O_RDWR;
 
@@ -253,7 +243,8 @@ static int open_file(struct block_raw *raw, const struct block_options *o, struc
         return err_set(e, errno, "%s: open", raw->path);
     if (read_size(raw, e) < 0)
         return -1;
-    return o->no_lock ? 0 : take_lock(raw, o->read_only, e);
+    /* Two writers, or a writer and readers, would destroy each other's file systems. */
+    return o->no_lock ? 0 : hostfile_lock(raw->fd, raw->path, o->read_only, e);
 }
 
 static int raw_refresh(struct block *b, struct err *e) {

@@ -10,6 +10,7 @@
 
 const struct verb verbs[] = {
     {"run", cmd_run, cmd_run_help, "run a domain in the foreground, its console on this terminal"},
+    {"image", cmd_image, cmd_image_help, "make, look at, check and change disk images"},
     {"check", cmd_check, cmd_check_help, "say what this machine offers for running domains"},
     {"help", cmd_help, cmd_help_help, "open the manual of a verb"},
     {0},

@@ -20,6 +20,8 @@ const struct verb *verb_find(const char *name);
 
 int cmd_run(int argc, char **argv);
 void cmd_run_help(void);
+int cmd_image(int argc, char **argv);
+void cmd_image_help(void);
 int cmd_check(int argc, char **argv);
 void cmd_check_help(void);
 int cmd_help(int argc, char **argv);

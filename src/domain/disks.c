@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * xl-disk-configuration(5): up to four parameters by position (target, format, vdev, access), any
- * of them by name; "target=" takes the rest of the text, commas and all. Beyond xl: serial, queues.
+ * of them by name; "target=" takes the rest of the text, commas and all. Beyond xl: serial, queues,
+ * snapshot.
  */
 #include "domain/disks.h"
 
@@ -16,6 +17,7 @@
 #include "base/util.h"
 #include "base/worker.h"
 #include "block/block.h"
+#include "block/volume.h"
 #include "machine/devices.h"
 
 #define QUEUES_MAX MACHINE_DISK_QUEUES
@@ -42,8 +44,8 @@ static int set_string(char **field, const char *value) {
 }
 
 static int set_format(struct disk_spec *s, const char *value, struct err *e) {
-    if (*value && strcmp(value, "raw") != 0)
-        return err_set(e, 0, "format '%s': this version has raw disks only", value);
+    if (*value && !volume_format_find(value, e))
+        return -1;
     return set_string(&s->format, value);
 }
 
@@ -133,6 +135,10 @@ static int set_parameter(struct disk_spec *s, char *text, unsigned *position, st
 
     if (strcmp(text, "cdrom") == 0)
         return set_devtype(s, text, e);
+    if (strcmp(text, "snapshot") == 0) {
+        s->snapshot = true;
+        return 0;
+    }
     if (!eq)
         return set_positional(s, (*position)++, text, e);
     *eq = 0;
@@ -181,35 +187,38 @@ void disk_spec_free(struct disk_spec *s) {
 
 /* --- back ends --- */
 
-/* What is plainly another format is not taken for raw unless the user says so: a guest could write
- * itself a header that names a file of the host. */
-static int refuse_other_formats(const struct disk_spec *s, struct err *e) {
-    static const char *const magic[] = {"QFI\xfb", "KDMV", "conectix", "vhdxfile"};
-    cleanup_close int fd = open(s->target, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    char head[8] = "";
-    ssize_t n = fd < 0 ? 0 : pread(fd, head, sizeof(head), 0);
+/* Formats other than raw, and what is thrown away in the end. */
+static struct block *open_volume(const struct disk_spec *s, const struct volume_format *f,
+                                 bool read_only, struct loop *l, struct err *e) {
+    const struct volume_options o = {.format = f, .read_only = read_only || s->snapshot};
+    struct volume *v = volume_open(s->target, &o, e);
 
-    for (size_t i = 0; !s->format && i < ARRAY_LEN(magic); i++)
-        if (n >= (ssize_t)strlen(magic[i]) && memcmp(head, magic[i], strlen(magic[i])) == 0)
-            return err_set(e, 0,
-                           "%s: not a raw disk, and this version has no others; format=raw uses "
-                           "it as it is",
-                           s->target);
-    return 0;
+    if (v && s->snapshot && !read_only)
+        v = volume_open_throwaway(v, e);
+    return v ? block_volume_new(v, l, e) : NULL;
+}
+
+static struct block *open_block(const struct disk_spec *s, struct loop *l, struct err *e) {
+    const struct block_options o = {.read_only = s->read_only || s->cdrom};
+    const struct volume_format *f =
+        s->format ? volume_format_find(s->format, e) : volume_probe(s->target, e);
+
+    if (!f)
+        return NULL;
+    if (f == &volume_raw && (!s->snapshot || o.read_only))
+        return block_raw_open(s->target, &o, l, e);
+    return open_volume(s, f, o.read_only, l, e);
 }
 
 static int open_one(struct disk *d, struct machine_disk *m, const struct disk_spec *s, size_t index,
                     struct err *e) {
-    const struct block_options o = {.read_only = s->read_only || s->cdrom};
     char name[16];
 
-    if (refuse_other_formats(s, e) < 0)
-        return -1;
     snprintf(name, sizeof(name), "disk%u", (unsigned)index);
     d->worker = worker_new(name, e);
     if (!d->worker)
         return -1;
-    d->block = block_raw_open(s->target, &o, worker_loop(d->worker), e);
+    d->block = open_block(s, worker_loop(d->worker), e);
     if (!d->block)
         return -1;
     d->serial = s->serial ? xstrdup(s->serial) : NULL;

@@ -17,10 +17,12 @@ struct machine_disk;
 struct disk_spec {
     char *target, *format, *vdev, *serial; /* owned; NULL when not given */
     bool read_only, cdrom;
+    bool snapshot;   /* what is written is thrown away in the end */
     unsigned queues; /* 0: not given */
 };
 
-/* "FILE", "FILE,raw,xvda,rw", or "key=value,…,target=FILE". The error says what would be accepted.
+/* "FILE", "FILE,qcow2,xvda,rw", or "key=value,…,target=FILE". The error says what would be
+ * accepted.
  */
 int disk_spec_parse(struct disk_spec *s, const char *text, struct err *e);
 void disk_spec_free(struct disk_spec *s);

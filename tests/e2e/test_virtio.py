@@ -211,9 +211,9 @@ def test_disks_that_will_not_do():
             ('/nonexistent', 'disk: /nonexistent: open: No such file or directory'),
             ('/dev/null', 'neither a file nor a block device'),
             (write('empty', b''), 'the disk is empty'),
-            (qcow2, 'not a raw disk', 'format=raw')):
+            (qcow2, 'the content is that of a qcow2 image', 'give its format')):
         expect(rf('run', '--bios', '/dev/null', '--disk', spec), 1, *messages)
-    for spec, message in ((f'{image},qcow2', "disk: format 'qcow2'"),
+    for spec, message in ((f'{image},qcow3', "disk: format 'qcow3' is none of raw, qcow2"),
                           (f'{image},raw,floppy', "vdev 'floppy'"),
                           (f'{image},raw,vda,maybe', "access 'maybe' is none of rw, w, ro, r"),
                           (f'{image},sreial=1', "'sreial' is none of target="),
@@ -226,7 +226,7 @@ def test_a_disk_in_use():
     image = write('used', bytes(MIB))
     with guest('--disk', image) as g:
         g.wait_for_shell()
-        expect(rf('run', '--disk', image), 1, 'in use by another program')
+        expect(rf('run', '--disk', image), 1, 'in use by process')
         g.end('poweroff -f', 0)
 
 
