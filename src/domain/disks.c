@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "base/worker.h"
 #include "block/block.h"
@@ -25,12 +26,10 @@ struct disk {
     struct worker *worker;
     struct block *block;
     char *serial;
-};
-
-struct disks {
-    size_t count;
-    struct disk *disk;
-    struct machine_disk *machine;
+    struct block_req flush;
+    struct loop *caller; /* of disk_flush */
+    disk_flushed_fn *flushed;
+    void *flushed_arg;
 };
 
 /* --- the syntax --- */
@@ -198,20 +197,19 @@ static int refuse_other_formats(const struct disk_spec *s, struct err *e) {
     return 0;
 }
 
-static int open_one(struct disk *d, struct machine_disk *m, const struct disk_spec *s, size_t index,
-                    struct err *e) {
+struct disk *disk_open(const struct disk_spec *s, const char *thread, struct machine_disk *m,
+                       struct err *e) {
     const struct block_options o = {.read_only = s->read_only || s->cdrom};
-    char name[16];
+    struct disk *d = xcalloc(1, sizeof(*d));
 
-    if (refuse_other_formats(s, e) < 0)
-        return -1;
-    snprintf(name, sizeof(name), "disk%u", (unsigned)index);
-    d->worker = worker_new(name, e);
-    if (!d->worker)
-        return -1;
-    d->block = block_raw_open(s->target, &o, worker_loop(d->worker), e);
-    if (!d->block)
-        return -1;
+    if (refuse_other_formats(s, e) == 0)
+        d->worker = worker_new(thread, e);
+    if (d->worker)
+        d->block = block_raw_open(s->target, &o, worker_loop(d->worker), e);
+    if (!d->block) {
+        disk_free(d);
+        return NULL;
+    }
     d->serial = s->serial ? xstrdup(s->serial) : NULL;
     *m = (struct machine_disk){
         .block = d->block,
@@ -220,59 +218,50 @@ static int open_one(struct disk *d, struct machine_disk *m, const struct disk_sp
         .scsi = s->cdrom || (s->vdev && strncmp(s->vdev, "sd", 2) == 0),
         .cdrom = s->cdrom,
     };
-    return 0;
-}
-
-static int open_text(struct disk *d, struct machine_disk *m, const char *text, size_t index,
-                     struct err *e) {
-    struct disk_spec s;
-    int r = disk_spec_parse(&s, text, e);
-
-    if (r < 0)
-        return r;
-    r = open_one(d, m, &s, index, e);
-    disk_spec_free(&s);
-    return r;
-}
-
-struct disks *disks_open(char *const *specs, size_t count, struct err *e) {
-    struct disks *d = xcalloc(1, sizeof(*d));
-
-    d->disk = xcalloc(count + 1, sizeof(*d->disk));
-    d->machine = xcalloc(count + 1, sizeof(*d->machine));
-    for (; d->count < count; d->count++)
-        if (open_text(&d->disk[d->count], &d->machine[d->count], specs[d->count], d->count, e) <
-            0) {
-            err_wrap(e, "disk");
-            d->count++;
-            disks_free(d);
-            return NULL;
-        }
     return d;
 }
 
-const struct machine_disk *disks_of_machine(const struct disks *d) {
-    return d->machine;
+/* --- flushing: there on the disk's worker, and back --- */
+
+static void tell_flushed(void *arg) {
+    struct disk *d = arg;
+
+    d->flushed(d->flushed_arg, d->flush.result);
 }
 
-void disks_close(struct disks *d) {
-    for (size_t i = 0; d && i < d->count; i++) {
-        if (d->disk[i].worker)
-            worker_stop(d->disk[i].worker);
-        block_close(d->disk[i].block);
-        d->disk[i].block = NULL;
-    }
+static void on_flushed(struct block_req *r, int result) {
+    struct disk *d = container_of(r, struct disk, flush);
+
+    r->result = result;
+    loop_call(d->caller, tell_flushed, d);
 }
 
-void disks_free(struct disks *d) {
+static void start_flush(void *arg) {
+    struct disk *d = arg;
+
+    d->flush = (struct block_req){.op = BLOCK_FLUSH, .done = on_flushed};
+    block_submit(d->block, &d->flush);
+}
+
+void disk_flush(struct disk *d, struct loop *caller, disk_flushed_fn *flushed, void *arg) {
+    d->caller = caller;
+    d->flushed = flushed;
+    d->flushed_arg = arg;
+    loop_call(worker_loop(d->worker), start_flush, d);
+}
+
+void disk_close(struct disk *d) {
+    if (d->worker)
+        worker_stop(d->worker);
+    block_close(d->block);
+    d->block = NULL;
+}
+
+void disk_free(struct disk *d) {
     if (!d)
         return;
-    disks_close(d);
-    for (size_t i = 0; i < d->count; i++) {
-        worker_free(d->disk[i].worker);
-        free(d->disk[i].serial);
-    }
-    free(d->disk);
-    free(d->machine);
+    disk_close(d);
+    worker_free(d->worker);
+    free(d->serial);
     free(d);
 }
