@@ -144,6 +144,7 @@ static int parse(struct disk_spec *s, char *text, struct err *e) {
     for (char *at = text, *comma; at; at = comma) {
         int r;
 
+        at += strspn(at, " \t");
         if (strncmp(at, "target=", 7) == 0)
             return set_string(&s->target, at + 7);
         comma = strchr(at, ',');
@@ -176,6 +177,34 @@ void disk_spec_free(struct disk_spec *s) {
     free(s->vdev);
     free(s->serial);
     *s = (struct disk_spec){0};
+}
+
+static char *absolute(const char *path, struct err *e) {
+    cleanup_free char *folder = NULL;
+
+    if (*path == '/')
+        return xstrdup(path);
+    folder = getcwd(NULL, 0);
+    if (folder)
+        return xasprintf("%s/%s", folder, path);
+    err_set(e, errno, "%s: the current folder", path);
+    return NULL;
+}
+
+char *disk_spec_text(const struct disk_spec *s, struct err *e) {
+    cleanup_free char *path = absolute(s->target, e);
+    cleanup_free char *queues = s->queues ? xasprintf("queues=%u,", s->queues) : xstrdup("");
+
+    if (!path)
+        return NULL;
+    return xasprintf("%s%s%s%s%s%s%s%s%s%s%s,target=%s", s->format ? "format=" : "",
+                     s->format ? s->format : "", s->format ? "," : "", s->vdev ? "vdev=" : "",
+                     s->vdev ? s->vdev : "", s->vdev ? "," : "", s->serial ? "serial=" : "",
+                     s->serial ? s->serial : "", s->serial ? "," : "", queues,
+                     s->cdrom       ? "devtype=cdrom"
+                     : s->read_only ? "access=ro"
+                                    : "access=rw",
+                     path);
 }
 
 /* --- back ends --- */

@@ -25,6 +25,9 @@ struct disk_spec {
  */
 int disk_spec_parse(struct disk_spec *s, const char *text, struct err *e);
 void disk_spec_free(struct disk_spec *s);
+/* As text that means the same, wherever it is read: a relative path is made absolute. The caller's;
+ * NULL with the error set when there is no current folder. */
+char *disk_spec_text(const struct disk_spec *s, struct err *e);
 
 /* Opens the back end, on a worker of that name, and says in *m what the machine needs of it; valid
  * until disk_free. NULL with the error set. */

@@ -120,7 +120,8 @@ static char *dump(json_t *answer) {
 
 char *jsonrpc_answer(const struct jsonrpc_method *table, void *arg, const char *line, size_t len) {
     json_error_t why;
-    json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, &why), *answer;
+    json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why),
+           *answer;
 
     if (!request)
         answer = error_answer(NULL, JSONRPC_PARSE_ERROR, why.text);

@@ -3,7 +3,6 @@
  * The methods of a domain's control socket: parameters and results by name, sizes in bytes, times
  * in seconds. What takes a guest's consent only asks for it; the result is seen in the lists.
  */
-#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -157,7 +156,7 @@ static json_t *set_link(void *arg, json_t *params, struct err *e) {
 
 static struct virtio_device *need_balloon(const struct domain *d, struct err *e) {
     if (!d->machine->balloon)
-        err_set(e, ENOTSUP, "the machine has no balloon");
+        err_set(e, 0, "the machine has no balloon");
     return d->machine->balloon;
 }
 

@@ -6,7 +6,6 @@
  */
 #include "domain/plugs.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,7 +147,7 @@ static int open_disk(struct plugs *all, const struct disk_spec *s, struct plug *
     struct plug *p;
 
     if (s->vdev && find(all, PLUG_DISK, s->vdev))
-        return err_set(e, EEXIST, "there is a disk %s already", s->vdev);
+        return err_set(e, 0, "there is a disk %s already", s->vdev);
     p = new_plug(all, PLUG_DISK);
     p->disk = disk_open(s, thread, &p->machine_disk, e);
     if (!p->disk) {
@@ -365,9 +364,9 @@ int plugs_detach(struct plugs *all, enum plug_kind kind, const char *id, struct 
     struct plug *p = find(all, kind, id);
 
     if (!p)
-        return err_set(e, ENOENT, "there is no %s %s", kind_name(kind), id);
+        return err_set(e, 0, "there is no %s %s", kind_name(kind), id);
     if (!p->slot)
-        return err_set(e, ENOTSUP, "%s %s is on virtio-mmio, from which nothing can be detached",
+        return err_set(e, 0, "%s %s is on virtio-mmio, from which nothing can be detached",
                        kind_name(kind), id);
     if (p->state == CLOSING)
         return 0;
@@ -417,9 +416,9 @@ int plugs_set_link(struct plugs *all, const char *id, bool up, struct err *e) {
     struct plug *p = find(all, PLUG_NIC, id);
 
     if (!p)
-        return err_set(e, ENOENT, "there is no %s %s", kind_name(PLUG_NIC), id);
+        return err_set(e, 0, "there is no %s %s", kind_name(PLUG_NIC), id);
     if (p->state == CLOSING)
-        return err_set(e, ENODEV, "%s %s: the guest has let go of it", kind_name(PLUG_NIC), id);
+        return err_set(e, 0, "%s %s: the guest has let go of it", kind_name(PLUG_NIC), id);
     vif_port_set_link(p->port, up);
     return 0;
 }

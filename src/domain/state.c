@@ -36,7 +36,7 @@ int state_check_name(const char *name, struct err *e) {
     size_t len = strspn(name, NAME_CHARS);
 
     if (strcmp(name, RESERVED) == 0)
-        return err_set(e, EINVAL, "a domain cannot be named '" RESERVED "'");
+        return err_set(e, 0, "a domain cannot be named '" RESERVED "'");
     if (len && !name[len] && len <= STATE_NAME_MAX && name[0] != '.')
         return 0;
     return err_set(e, 0,
@@ -60,7 +60,7 @@ static int check_folder(const char *path, struct err *e) {
     if (lstat(path, &st) < 0)
         return err_set(e, errno, "%s", path);
     if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || st.st_mode & 022)
-        return err_set(e, EPERM, "%s is not a folder that only this user writes to", path);
+        return err_set(e, 0, "%s is not a folder that only this user writes to", path);
     return 0;
 }
 
@@ -80,6 +80,19 @@ static bool is_current(int dir, int fd) {
            a.st_ino == b.st_ino && a.st_dev == b.st_dev;
 }
 
+/* Codes without the system's words for them. */
+static int name_taken(const struct state *s, struct err *e) {
+    err_set(e, 0, "there is a domain named '%s' already", s->name);
+    e->code = EEXIST;
+    return -1;
+}
+
+static int no_domain(const char *name, struct err *e) {
+    err_set(e, 0, "there is no domain named '%s' (see rf list)", name);
+    e->code = ESRCH;
+    return -1;
+}
+
 /* 0; or 1 when the folder was being removed: try again. */
 static int lock_folder(struct state *s, struct err *e) {
     s->dir = open(s->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
@@ -89,9 +102,7 @@ static int lock_folder(struct state *s, struct err *e) {
     if (s->lock < 0)
         return errno == ENOENT ? 1 : err_set(e, errno, "create %s/lock", s->path);
     if (flock(s->lock, LOCK_EX | LOCK_NB) < 0)
-        return errno == EWOULDBLOCK
-                   ? err_set(e, EEXIST, "there is a domain named '%s' already", s->name)
-                   : err_set(e, errno, "lock %s", s->path);
+        return errno == EWOULDBLOCK ? name_taken(s, e) : err_set(e, errno, "lock %s", s->path);
     return !is_current(s->dir, s->lock);
 }
 
@@ -210,7 +221,7 @@ static int connect_in(int dir, const char *name, struct err *e) {
     int why = errno;
     close(fd);
     if (why == ENOENT || why == ECONNREFUSED)
-        return err_set(e, ESRCH, "there is no domain named '%s' (see rf list)", name);
+        return no_domain(name, e);
     return err_set(e, why, "domain %s: control socket", name);
 }
 
@@ -223,7 +234,7 @@ int state_connect(const char *name, struct err *e) {
     path = xasprintf("%s/%s", base, name);
     dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (dir < 0 && errno == ENOENT)
-        return err_set(e, ESRCH, "there is no domain named '%s' (see rf list)", name);
+        return no_domain(name, e);
     if (dir < 0)
         return err_set(e, errno, "domain %s: %s", name, path);
     return connect_in(dir, name, e);
@@ -243,6 +254,12 @@ static bool is_alive(const char *base, const char *name) {
     close_folder(&s);
     free(s.path);
     return alive;
+}
+
+bool state_is_alive(const char *name) {
+    cleanup_free char *base = base_path();
+
+    return state_check_name(name, NULL) == 0 && is_alive(base, name);
 }
 
 static int by_name(const void *a, const void *b) {

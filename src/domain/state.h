@@ -35,6 +35,8 @@ void state_release(struct state *s);
 
 /* A connection to a domain's control socket, blocking, or negative with the error set. */
 int state_connect(const char *name, struct err *e);
+/* Whether a monitor has this name. */
+bool state_is_alive(const char *name);
 /* The names of this user's domains, sorted; each and the list are the caller's to free. Removes
  * what dead monitors have left. */
 char **state_list(size_t *count, struct err *e);

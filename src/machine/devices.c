@@ -3,7 +3,6 @@
  * them. */
 #include "machine/devices.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "base/err.h"
@@ -162,7 +161,7 @@ int machine_add_devices(struct machine *m, struct err *e) {
 static int need_slot(const struct machine *m, struct err *e) {
     if (pci_free_slot(m->pci) >= 0)
         return 0;
-    return err_set(e, EBUSY, "there is no free PCI slot: detach something first");
+    return err_set(e, 0, "there is no free PCI slot: detach something first");
 }
 
 static struct machine_plug *attach(struct machine *m, struct virtio_device *d, const void *backend,
