@@ -18,7 +18,8 @@ int jsonrpc_bad_params(struct err *e, const char *fmt, ...) {
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     err_set(e, 0, "%s", text);
-    e->code = JSONRPC_INVALID_PARAMS;
+    if (e)
+        e->code = JSONRPC_INVALID_PARAMS;
     return -1;
 }
 

@@ -81,16 +81,20 @@ static bool is_current(int dir, int fd) {
 }
 
 /* Codes without the system's words for them. */
+static int coded(struct err *e, int code) {
+    if (e)
+        e->code = code;
+    return -1;
+}
+
 static int name_taken(const struct state *s, struct err *e) {
     err_set(e, 0, "there is a domain named '%s' already", s->name);
-    e->code = EEXIST;
-    return -1;
+    return coded(e, EEXIST);
 }
 
 static int no_domain(const char *name, struct err *e) {
     err_set(e, 0, "there is no domain named '%s' (see rf list)", name);
-    e->code = ESRCH;
-    return -1;
+    return coded(e, ESRCH);
 }
 
 /* 0; or 1 when the folder was being removed: try again. */
@@ -167,10 +171,16 @@ static struct state *claim_unique(const char *base, const char *wish, struct err
 
 struct state *state_claim(const char *name, bool make_unique, struct err *e) {
     cleanup_free char *base = base_path();
+    cleanup_err struct err why = ERR_INIT;
+    struct state *s = NULL;
 
-    if (make_folder(base, e) < 0)
-        return NULL;
-    return make_unique ? claim_unique(base, name, e) : claim(base, name, e);
+    if (make_folder(base, &why) == 0)
+        s = make_unique ? claim_unique(base, name, &why) : claim(base, name, &why);
+    if (s)
+        return s;
+    err_set(e, 0, "%s", err_msg(&why));
+    coded(e, why.code);
+    return NULL;
 }
 
 const char *state_name(const struct state *s) {

@@ -277,7 +277,8 @@ def test_names():
 
 def test_names_that_nobody_chose():
     image = rom(HALT)
-    ps = [spawn('run', '--bios', image, '--vif', 'none', stdin=subprocess.DEVNULL) for _ in range(3)]
+    ps = [spawn('run', '--bios', image, '--vif', 'none', stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL) for _ in range(3)]
     wait_until(lambda: len({d['name'] for d in json.loads(verb('list', '-l'))
                             if d['pid'] in [p.pid for p in ps]}) == 3)
 
