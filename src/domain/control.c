@@ -45,6 +45,14 @@ struct control {
     unsigned count;
 };
 
+static void hang_up(struct client *c) {
+    if (c->watch)
+        loop_del_fd(c->watch);
+    close(c->fd);
+    free(c->out);
+    free(c);
+}
+
 static void drop(struct client *c) {
     struct client **at = &c->control->clients;
 
@@ -52,11 +60,7 @@ static void drop(struct client *c) {
         at = &(*at)->next;
     *at = c->next;
     c->control->count--;
-    if (c->watch)
-        loop_del_fd(c->watch);
-    close(c->fd);
-    free(c->out);
-    free(c);
+    hang_up(c);
 }
 
 /* --- output --- */
@@ -199,8 +203,10 @@ struct control *control_new(struct loop *l, const char *path, const struct jsonr
 void control_free(struct control *k) {
     if (!k)
         return;
-    while (k->clients)
-        drop(k->clients);
+    for (struct client *c = k->clients, *next; c; c = next) {
+        next = c->next;
+        hang_up(c);
+    }
     if (k->watch)
         loop_del_fd(k->watch);
     cleanup_close_fn(&k->fd);

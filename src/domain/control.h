@@ -18,6 +18,6 @@ struct loop;
 struct control *control_new(struct loop *l, const char *path, const struct jsonrpc_method *methods,
                             void *arg, struct err *e);
 /* Closes all connections. On the loop's thread, or while it does not run; NULL is allowed. */
-void control_free(struct control *c);
+void control_free(struct control *k);
 
 #endif

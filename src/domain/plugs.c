@@ -141,46 +141,43 @@ static void forget(struct plug *p) {
     free(p);
 }
 
-static int open_disk(struct plugs *all, const struct disk_spec *s, struct plug **out,
-                     struct err *e) {
+static struct plug *open_disk(struct plugs *all, const struct disk_spec *s, struct err *e) {
     cleanup_free char *thread = xasprintf("disk%u", all->threads);
     struct plug *p;
 
-    if (s->vdev && find(all, PLUG_DISK, s->vdev))
-        return err_set(e, 0, "there is a disk %s already", s->vdev);
+    if (s->vdev && find(all, PLUG_DISK, s->vdev)) {
+        err_set(e, 0, "there is a disk %s already", s->vdev);
+        return NULL;
+    }
     p = new_plug(all, PLUG_DISK);
     p->disk = disk_open(s, thread, &p->machine_disk, e);
     if (!p->disk) {
         forget(p);
-        return -1;
+        return NULL;
     }
     all->threads++;
     p->id = s->vdev ? xstrdup(s->vdev) : NULL;
     p->target = xstrdup(s->target);
-    *out = p;
-    return 0;
+    return p;
 }
 
-static int open_disk_text(struct plugs *all, const char *text, struct plug **p, struct err *e) {
+static struct plug *open_disk_text(struct plugs *all, const char *text, struct err *e) {
     struct disk_spec s;
-    int r = disk_spec_parse(&s, text, e);
+    struct plug *p = NULL;
 
-    if (r < 0)
-        return r;
-    r = open_disk(all, &s, p, e);
-    disk_spec_free(&s);
-    return r;
+    if (disk_spec_parse(&s, text, e) == 0) {
+        p = open_disk(all, &s, e);
+        disk_spec_free(&s);
+    }
+    if (!p)
+        err_wrap(e, "disk");
+    return p;
 }
 
-/* Success without an interface for "none". */
-static int open_nic(struct plugs *all, const struct vif *vif, struct plug **out, struct err *e) {
+static int open_nic(struct plugs *all, const struct vif *vif, struct err *e) {
     cleanup_free char *thread = xasprintf("net%u", all->threads);
-    struct plug *p;
+    struct plug *p = new_plug(all, PLUG_NIC);
 
-    *out = NULL;
-    if (vif->kind == VIF_NONE)
-        return 0;
-    p = new_plug(all, PLUG_NIC);
     p->port = vif_port_open(vif, thread, &p->nic, e);
     if (!p->port) {
         forget(p);
@@ -188,18 +185,23 @@ static int open_nic(struct plugs *all, const struct vif *vif, struct plug **out,
     }
     all->threads++;
     p->id = free_name(all, PLUG_NIC);
-    *out = p;
-    return 0;
+    return 1;
 }
 
-static int open_nic_text(struct plugs *all, const char *text, struct plug **p, struct err *e) {
+/* 1; 0 and no interface for "none"; or negative with the error set. */
+static int open_nic_text(struct plugs *all, const char *text, struct err *e) {
     struct vif vif;
     int r = vif_parse(text, &vif, e);
 
-    if (r == 0)
-        r = open_nic(all, &vif, p, e);
+    if (r == 0 && vif.kind != VIF_NONE)
+        r = open_nic(all, &vif, e);
     vif_free(&vif);
-    return r < 0 ? err_wrap(e, "vif %s", text) : 0;
+    return r < 0 ? err_wrap(e, "vif %s", text) : r;
+}
+
+/* What was opened last. */
+static struct plug *newest(const struct plugs *all) {
+    return container_of(all->last, struct plug, next);
 }
 
 /* Those with names of their own choose first. */
@@ -210,8 +212,9 @@ static int open_disks(struct plugs *all, const struct config_list *l, struct mac
     all->disks = xcalloc(l->count + 1, sizeof(*all->disks));
     d->disks = all->disks;
     for (size_t i = 0; i < l->count; i++) {
-        if (open_disk_text(all, l->items[i], &p, e) < 0)
-            return err_wrap(e, "disk");
+        p = open_disk_text(all, l->items[i], e);
+        if (!p)
+            return -1;
         all->disks[d->disk_count++] = p->machine_disk;
     }
     for (p = all->first; p; p = p->next)
@@ -223,15 +226,16 @@ static int open_disks(struct plugs *all, const struct config_list *l, struct mac
 static int open_nics(struct plugs *all, const struct config_list *l, struct machine_devices *d,
                      struct err *e) {
     size_t count = l->given ? l->count : 1;
-    struct plug *p;
 
     all->nics = xcalloc(count + 1, sizeof(*all->nics));
     d->nics = all->nics;
     for (size_t i = 0; i < count; i++) {
-        if (open_nic_text(all, l->given ? l->items[i] : "user", &p, e) < 0)
-            return -1;
-        if (p)
-            all->nics[d->nic_count++] = p->nic;
+        int r = open_nic_text(all, l->given ? l->items[i] : "user", e);
+
+        if (r < 0)
+            return r;
+        if (r)
+            all->nics[d->nic_count++] = newest(all)->nic;
     }
     return 0;
 }
@@ -330,19 +334,24 @@ json_t *plugs_list(const struct plugs *all, enum plug_kind kind) {
 
 /* --- coming --- */
 
-static int open_text(struct plugs *all, enum plug_kind kind, const char *spec, struct plug **p,
-                     struct err *e) {
+static struct plug *open_text(struct plugs *all, enum plug_kind kind, const char *spec,
+                              struct err *e) {
+    int r;
+
     if (kind == PLUG_DISK)
-        return open_disk_text(all, spec, p, e) < 0 ? err_wrap(e, "disk") : 0;
-    if (open_nic_text(all, spec, p, e) < 0)
-        return -1;
-    return *p ? 0 : err_set(e, 0, "vif none: there is nothing to attach");
+        return open_disk_text(all, spec, e);
+    r = open_nic_text(all, spec, e);
+    if (r > 0)
+        return newest(all);
+    if (r == 0)
+        err_set(e, 0, "vif none: there is nothing to attach");
+    return NULL;
 }
 
 json_t *plugs_attach(struct plugs *all, enum plug_kind kind, const char *spec, struct err *e) {
-    struct plug *p;
+    struct plug *p = open_text(all, kind, spec, e);
 
-    if (open_text(all, kind, spec, &p, e) < 0)
+    if (!p)
         return NULL;
     if (!p->id)
         p->id = free_name(all, PLUG_DISK);

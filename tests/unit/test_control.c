@@ -181,14 +181,16 @@ static void a_question(void **state) {
 static void a_flood(void **state) {
     const struct fixture *f = *state;
     cleanup_close int fd = state_connect(f->name, NULL);
-    cleanup_free char *burst = xcalloc(1, 64 * 1000 + 1);
+    static const char request[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"count\"}\n";
+    const size_t len = 1000 * (sizeof(request) - 1);
+    cleanup_free char *burst = xcalloc(1, len);
     char buf[65536];
     unsigned lines = 0;
 
-    for (int i = 0; i < 1000; i++)
-        strcpy(burst + strlen(burst), "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"count\"}\n");
+    for (size_t i = 0; i < len; i++)
+        burst[i] = request[i % (sizeof(request) - 1)];
     for (int i = 0; i < 10; i++) {
-        size_t len = strlen(burst), sent = 0;
+        size_t sent = 0;
 
         while (sent < len || lines < 1000u * (unsigned)(i + 1)) {
             ssize_t n = sent < len ? send(fd, burst + sent, len - sent, MSG_DONTWAIT) : 0;
