@@ -273,7 +273,78 @@ static void dsdt_pci_prt(struct aml *a) {
     aml_end(a);
 }
 
-static void dsdt_pci(struct aml *a) {
+/* --- PCI hot-plug: the registers of dev/pci_hotplug.c --- */
+
+enum { NOTIFY_DEVICE_CHECK = 1, NOTIFY_EJECT_REQUEST = 3 };
+
+/* The slots' own objects (6.1.1 _ADR, 6.1.11 _SUN, 6.3.3 _EJx). */
+static void dsdt_slot(struct aml *a, unsigned slot) {
+    char name[8];
+
+    snprintf(name, sizeof(name), "SL%02X", slot & 0x1f);
+    aml_device_begin(a, name);
+    name_int(a, "_ADR", (uint64_t)slot << 16);
+    name_int(a, "_SUN", slot);
+    aml_method_begin(a, "_EJ0", 1);
+    aml_store(a);
+    aml_bit_of(a);
+    aml_ref(a, "_SUN");
+    aml_int(a, 0); /* no other target */
+    aml_ref(a, "HPEJ");
+    aml_end(a);
+    aml_end(a);
+}
+
+/* HPNT(slots, value): notifies each slot whose bit is set. */
+static void dsdt_notify_slots(struct aml *a, uint32_t slots) {
+    aml_method_begin(a, "HPNT", 2);
+    for (unsigned slot = 0; slot < 32; slot++) {
+        char name[8];
+
+        if (!(slots >> slot & 1))
+            continue;
+        snprintf(name, sizeof(name), "SL%02X", slot);
+        aml_if_arg_has(a, 0, 1u << slot);
+        aml_notify(a);
+        aml_ref(a, name);
+        aml_arg(a, 1);
+        aml_end(a);
+    }
+    aml_end(a);
+}
+
+static void notify_slots(struct aml *a, const char *reg, unsigned what) {
+    aml_ref(a, "HPNT");
+    aml_ref(a, reg);
+    aml_int(a, what);
+}
+
+static void dsdt_pci_hotplug(struct aml *a, uint32_t slots) {
+    aml_io_registers(a, "HPRG", PC_PCI_HOTPLUG, 12, "HPUPHPDNHPEJ");
+    for (unsigned slot = 0; slot < 32; slot++)
+        if (slots >> slot & 1)
+            dsdt_slot(a, slot);
+    dsdt_notify_slots(a, slots);
+    aml_method_begin(a, "HPCK", 0);
+    notify_slots(a, "HPUP", NOTIFY_DEVICE_CHECK);
+    notify_slots(a, "HPDN", NOTIFY_EJECT_REQUEST);
+    aml_end(a);
+}
+
+/* _E and the event's number: an edge, whose status is cleared before the method runs (5.6.4.1), so
+ * that news during it are an event of their own. */
+static void dsdt_gpe(struct aml *a) {
+    char name[8];
+
+    snprintf(name, sizeof(name), "_E%02X", PC_GPE_PCI_HOTPLUG);
+    aml_scope_begin(a, "\\_GPE");
+    aml_method_begin(a, name, 0);
+    aml_ref(a, "\\_SB.PCI0.HPCK");
+    aml_end(a);
+    aml_end(a);
+}
+
+static void dsdt_pci(struct aml *a, uint32_t hotplug) {
     aml_device_begin(a, "PCI0");
     aml_name(a, "_HID");
     aml_eisaid(a, "PNP0A03");
@@ -281,6 +352,8 @@ static void dsdt_pci(struct aml *a) {
     name_int(a, "_BBN", 0);
     dsdt_pci_crs(a);
     dsdt_pci_prt(a);
+    if (hotplug)
+        dsdt_pci_hotplug(a, hotplug);
     aml_end(a);
 }
 
@@ -310,6 +383,7 @@ static void dsdt_system_chips(struct aml *a) {
     isa_device_begin(a, "SYSR", "PNP0C02");
     aml_io(a, PC_PORT61, 1);
     aml_io(a, PC_PM_BASE, 0x40);
+    aml_io(a, PC_PCI_HOTPLUG, PC_PCI_HOTPLUG_LEN);
     aml_memory32_fixed(a, PC_ECAM_BASE, PC_ECAM_SIZE, true);
     isa_device_end(a);
 }
@@ -385,7 +459,7 @@ static void dsdt_processors(struct aml *a, unsigned vcpus) {
 
 static void dsdt_terms(struct aml *a, const struct acpi_params *p) {
     aml_scope_begin(a, "\\_SB");
-    dsdt_pci(a);
+    dsdt_pci(a, p->hotplug);
     dsdt_system_chips(a);
     if (p->i8042)
         dsdt_i8042(a);
@@ -394,6 +468,9 @@ static void dsdt_terms(struct aml *a, const struct acpi_params *p) {
     dsdt_virtio_mmio(a, p->virtio_mmio);
     dsdt_processors(a, p->vcpus);
     aml_end(a);
+
+    if (p->hotplug)
+        dsdt_gpe(a);
 
     aml_name(a, "\\_S5");
     aml_package_begin(a, 4);

@@ -16,6 +16,7 @@ struct acpi_params {
     bool i8042;           /* there is a keyboard controller to be found */
     bool vga;             /* there is a VGA display to be probed */
     unsigned virtio_mmio; /* transports at PC_VIRTIO_MMIO_BASE, one behind the other */
+    uint32_t hotplug;     /* bit per PCI slot whose device can come and go */
 };
 
 /* All tables, ready to be copied to the guest-physical address they were built for. */

@@ -23,11 +23,25 @@ enum {
     SCOPE_OP = 0x10,
     BUFFER_OP = 0x11,
     PACKAGE_OP = 0x12,
+    METHOD_OP = 0x14,
     DUAL_NAME_PREFIX = 0x2e,
+    MULTI_NAME_PREFIX = 0x2f,
     EXT_OP_PREFIX = 0x5b,
     DEVICE_OP = 0x82,
     ROOT_CHAR = 0x5c,
+    LOCAL0_OP = 0x60,
+    ARG0_OP = 0x68,
+    STORE_OP = 0x70,
+    SHIFT_LEFT_OP = 0x79,
+    AND_OP = 0x7b,
+    NOTIFY_OP = 0x86,
+    IF_OP = 0xa0,
 };
+
+/* Behind EXT_OP_PREFIX. */
+enum { REGION_OP = 0x80, FIELD_OP = 0x81 };
+enum { REGION_SYSTEM_IO = 1 };
+enum { FIELD_DWORD_ACC = 0x03, FIELD_WRITE_AS_ZEROS = 0x40 };
 
 enum {
     RES_IRQ_NOFLAGS = 0x22,
@@ -96,11 +110,24 @@ static const char *put_segment(struct aml *a, const char *s) {
     return *s == '.' ? s + 1 : s;
 }
 
+static unsigned count_segments(const char *name) {
+    unsigned n = 1;
+
+    while ((name = strchr(name, '.')))
+        n++, name++;
+    return n;
+}
+
 static void put_name(struct aml *a, const char *name) {
     if (*name == '\\')
         put(a, ROOT_CHAR, 1), name++;
-    if (strchr(name, '.'))
+    unsigned segments = count_segments(name);
+    if (segments == 2) {
         put(a, DUAL_NAME_PREFIX, 1);
+    } else if (segments > 2) {
+        put(a, MULTI_NAME_PREFIX, 1);
+        put(a, segments, 1);
+    }
     while (*name)
         name = put_segment(a, name);
 }
@@ -165,6 +192,70 @@ void aml_package_begin(struct aml *a, uint8_t count) {
     put(a, PACKAGE_OP, 1);
     open_package(a);
     put(a, count, 1);
+}
+
+/* --- methods and what they do (20.2.5) --- */
+
+void aml_method_begin(struct aml *a, const char *name, unsigned args) {
+    put(a, METHOD_OP, 1);
+    open_package(a);
+    put_name(a, name);
+    put(a, args & 7, 1); /* not serialized */
+}
+
+void aml_io_registers(struct aml *a, const char *region, uint16_t port, uint8_t len,
+                      const char *names) {
+    put(a, EXT_OP_PREFIX, 1);
+    put(a, REGION_OP, 1);
+    put_name(a, region);
+    put(a, REGION_SYSTEM_IO, 1);
+    aml_int(a, port);
+    aml_int(a, len);
+
+    put(a, EXT_OP_PREFIX, 1);
+    put(a, FIELD_OP, 1);
+    open_package(a);
+    put_name(a, region);
+    put(a, FIELD_DWORD_ACC | FIELD_WRITE_AS_ZEROS, 1);
+    for (; *names; names += 4) {
+        memcpy(insert(a, a->len, 4), names, 4);
+        put(a, 32, 1); /* bits, as a package length */
+    }
+    aml_end(a);
+}
+
+void aml_arg(struct aml *a, unsigned n) {
+    put(a, ARG0_OP + n, 1);
+}
+
+void aml_local(struct aml *a, unsigned n) {
+    put(a, LOCAL0_OP + n, 1);
+}
+
+void aml_ref(struct aml *a, const char *name) {
+    put_name(a, name);
+}
+
+void aml_store(struct aml *a) {
+    put(a, STORE_OP, 1);
+}
+
+void aml_notify(struct aml *a) {
+    put(a, NOTIFY_OP, 1);
+}
+
+void aml_bit_of(struct aml *a) {
+    put(a, SHIFT_LEFT_OP, 1);
+    aml_int(a, 1);
+}
+
+void aml_if_arg_has(struct aml *a, unsigned arg, uint32_t mask) {
+    put(a, IF_OP, 1);
+    open_package(a);
+    put(a, AND_OP, 1);
+    aml_arg(a, arg);
+    aml_int(a, mask);
+    put(a, ZERO_OP, 1); /* no target */
 }
 
 /* A buffer's size stands before its bytes: a word, whatever its value, so that it can be filled in.

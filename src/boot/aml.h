@@ -36,6 +36,24 @@ void aml_string(struct aml *a, const char *s);
 void aml_eisaid(struct aml *a, const char *id);
 void aml_package_begin(struct aml *a, uint8_t count);
 
+/* Method(NAME, args); its terms follow, up to aml_end. */
+void aml_method_begin(struct aml *a, const char *name, unsigned args);
+/* OperationRegion(NAME, SystemIO, port, len), and a Field over it whose units of 32 bits, with
+ * accesses of that size, are `names` in order (4 characters each, one after the other). */
+void aml_io_registers(struct aml *a, const char *region, uint16_t port, uint8_t len,
+                      const char *names);
+
+/* Operators are followed by their operands: values, names, locals and arguments. */
+void aml_arg(struct aml *a, unsigned n);
+void aml_local(struct aml *a, unsigned n);
+void aml_ref(struct aml *a, const char *name); /* a name as a value, or a call of a method */
+void aml_store(struct aml *a);                 /* source, target */
+void aml_notify(struct aml *a);                /* object, value */
+/* ShiftLeft(1, operand): the operand follows; the result goes to what follows that. */
+void aml_bit_of(struct aml *a);
+/* If (operand & mask) { … }: the operand is ArgN. aml_end closes it. */
+void aml_if_arg_has(struct aml *a, unsigned arg, uint32_t mask);
+
 /* ResourceTemplate: a buffer whose size is filled in by aml_resources_end. */
 void aml_resources_begin(struct aml *a);
 void aml_resources_end(struct aml *a);

@@ -156,6 +156,7 @@ int boot_load(struct mem *m, const struct boot_params_in *p, struct x86_state *b
         .i8042 = true,
         .vga = false,
         .virtio_mmio = p->virtio_mmio,
+        .hotplug = p->hotplug,
     };
     struct loader l = {
         .kernel = p->kernel,

@@ -28,6 +28,7 @@ struct boot_params_in {
     const struct e820_layout *layout; /* as given to mem_add_ram */
     unsigned vcpus;
     unsigned virtio_mmio; /* transports, as in struct acpi_params */
+    uint32_t hotplug;     /* likewise */
     enum boot_protocol protocol;
 };
 

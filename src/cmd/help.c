@@ -36,7 +36,7 @@ void help_overview(void) {
         "Ringfence runs unmodified operating systems, with or without hardware virtualization.\n\n"
         "verbs:\n");
     for (const struct verb *v = verbs; v->name; v++)
-        printf("  %-10s %s\n", v->name, v->summary);
+        printf("  %-15s %s\n", v->name, v->summary);
     printf("\noptions:\n"
            "  --help     this text; rf VERB --help for a verb's own\n"
            "  --version  the version\n\n"

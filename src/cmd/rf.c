@@ -10,6 +10,18 @@
 
 const struct verb verbs[] = {
     {"run", cmd_run, cmd_run_help, "run a domain in the foreground, its console on this terminal"},
+    {"list", cmd_list, cmd_list_help, "list running domains"},
+    {"shutdown", cmd_shutdown, cmd_shutdown_help, "press a domain's power button"},
+    {"destroy", cmd_destroy, cmd_destroy_help, "end a domain at once"},
+    {"mem-set", cmd_mem_set, cmd_mem_set_help, "set how much memory a domain shall have"},
+    {"block-attach", cmd_block_attach, cmd_block_attach_help, "attach a disk to a running domain"},
+    {"block-list", cmd_block_list, cmd_block_list_help, "list the disks of a running domain"},
+    {"block-detach", cmd_block_detach, cmd_block_detach_help, "detach a disk"},
+    {"network-attach", cmd_network_attach, cmd_network_attach_help,
+     "attach a network interface to a running domain"},
+    {"network-list", cmd_network_list, cmd_network_list_help,
+     "list the network interfaces of a running domain"},
+    {"network-detach", cmd_network_detach, cmd_network_detach_help, "detach a network interface"},
     {"image", cmd_image, cmd_image_help, "make, look at, check and change disk images"},
     {"check", cmd_check, cmd_check_help, "say what this machine offers for running domains"},
     {"help", cmd_help, cmd_help_help, "open the manual of a verb"},

@@ -123,7 +123,8 @@ static int complete(struct config *c, struct err *e) {
     if (!*c->name) {
         const char *path = c->kernel ? c->kernel : c->bios, *slash = strrchr(path, '/');
 
-        config_set_text(c, config_key_find("name"), slash ? slash + 1 : path, e);
+        free(c->name);
+        c->name = xstrdup(slash ? slash + 1 : path);
     }
     return config_check(c, e);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ACPI fixed hardware (ACPI 6.4, section 4.8): PM1a event and control blocks, the 24-bit power
- * management timer, a GPE0 block without events, and the reset control register of Intel's chip
+ * management timer, a GPE0 block, and the reset control register of Intel's chip
  * sets at 0xcf9.
  *
  * Always in ACPI mode (SCI_EN reads 1; there is no SMM). Of the sleep states only S5 is there.
@@ -45,7 +45,7 @@ struct acpi_pm {
     struct timer *timer;
 
     uint16_t sts; /* without PM1_TMR, which follows from the next field */
-    uint16_t en, cnt, gpe0_en;
+    uint16_t en, cnt, gpe0_sts, gpe0_en;
     uint64_t top_seen; /* changes of the timer's top bit when TMR_STS was last cleared */
     uint8_t rcr;
     bool rtc; /* level of the RTC's interrupt line */
@@ -69,7 +69,7 @@ static uint16_t status(const struct acpi_pm *pm) {
 static void update_sci(struct acpi_pm *pm) {
     uint16_t sts = status(pm);
 
-    irq_set(&pm->sci, sts & pm->en);
+    irq_set(&pm->sci, sts & pm->en || pm->gpe0_sts & pm->gpe0_en);
     if ((pm->en & PM1_TMR) && !(sts & PM1_TMR))
         timer_arm(pm->timer, ticks_to_ns((pm->top_seen + 1) << TIMER_TOP));
     else
@@ -137,22 +137,25 @@ static const struct io_ops acpi_pm_io = {
     .max_size = 4,
 };
 
-/* GPE0: two bytes of status, which nothing sets, then two of enables. */
+/* GPE0: two bytes of status, which a one written clears, then two of enables (4.8.4.1). */
 static uint64_t gpe_read(void *dev, uint64_t off, unsigned size) {
     const struct acpi_pm *pm = dev;
 
     (void)size;
-    return off < 2 ? 0 : (uint8_t)(pm->gpe0_en >> (off - 2) * 8);
+    return (uint8_t)((off < 2 ? pm->gpe0_sts : pm->gpe0_en) >> (off & 1) * 8);
 }
 
 static void gpe_write(void *dev, uint64_t off, unsigned size, uint64_t value) {
     struct acpi_pm *pm = dev;
 
+    unsigned shift = (unsigned)(off & 1) * 8;
+
     (void)size;
     if (off < 2)
-        return;
-    unsigned shift = (unsigned)(off - 2) * 8;
-    pm->gpe0_en = (uint16_t)((pm->gpe0_en & ~(0xffu << shift)) | (uint8_t)value << shift);
+        pm->gpe0_sts &= (uint16_t) ~((uint8_t)value << shift);
+    else
+        pm->gpe0_en = (uint16_t)((pm->gpe0_en & ~(0xffu << shift)) | (uint8_t)value << shift);
+    update_sci(pm);
 }
 
 static const struct io_ops gpe_io = {
@@ -161,6 +164,11 @@ static const struct io_ops gpe_io = {
     .min_size = 1,
     .max_size = 1,
 };
+
+void acpi_pm_event(struct acpi_pm *pm, unsigned event) {
+    pm->gpe0_sts |= (uint16_t)(1u << event);
+    update_sci(pm);
+}
 
 void acpi_pm_power_button(struct acpi_pm *pm) {
     mem_io_lock(pm->mem);
@@ -202,7 +210,7 @@ void acpi_pm_reset_write(void *arg, uint8_t value) {
 static void acpi_pm_reset(struct device *d) {
     struct acpi_pm *pm = (struct acpi_pm *)d;
 
-    pm->sts = pm->en = pm->cnt = pm->gpe0_en = 0;
+    pm->sts = pm->en = pm->cnt = pm->gpe0_sts = pm->gpe0_en = 0;
     pm->rcr = 0;
     pm->top_seen = ticks(pm) >> TIMER_TOP;
     update_sci(pm);
@@ -214,6 +222,7 @@ static void acpi_pm_save(const struct device *d, struct record_writer *w) {
     rec_put_u16(w, pm->sts);
     rec_put_u16(w, pm->en);
     rec_put_u16(w, pm->cnt);
+    rec_put_u16(w, pm->gpe0_sts);
     rec_put_u16(w, pm->gpe0_en);
     rec_put_u64(w, pm->top_seen);
     rec_put_u8(w, pm->rcr);
@@ -226,6 +235,7 @@ static int acpi_pm_check(const struct device *d, struct record_reader *r, struct
     if (sts & ~PM1_STS_BITS || en & ~PM1_EN_BITS || cnt & ~CNT_BITS)
         return err_set(e, 0, "acpi_pm: reserved bits: status 0x%x, enable 0x%x, control 0x%x", sts,
                        en, cnt);
+    rec_get_u16(r);
     rec_get_u16(r);
     uint64_t top_seen = rec_get_u64(r);
     uint8_t rcr = rec_get_u8(r), rtc = rec_get_u8(r);
@@ -240,6 +250,7 @@ static void acpi_pm_load(struct device *d, struct record_reader *r) {
     pm->sts = rec_get_u16(r);
     pm->en = rec_get_u16(r);
     pm->cnt = rec_get_u16(r);
+    pm->gpe0_sts = rec_get_u16(r);
     pm->gpe0_en = rec_get_u16(r);
     pm->top_seen = rec_get_u64(r);
     pm->rcr = rec_get_u8(r);
@@ -259,7 +270,7 @@ static void acpi_pm_destroy(struct device *d) {
 
 static const struct device_ops acpi_pm_ops = {
     .name = "acpi_pm",
-    .version = 1,
+    .version = 2,
     .reset = acpi_pm_reset,
     .save = acpi_pm_save,
     .check = acpi_pm_check,

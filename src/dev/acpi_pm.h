@@ -28,6 +28,9 @@ struct acpi_pm *acpi_pm_new(struct mem *m, struct clock *c, struct irq_line sci,
 /* Presses the power button: asks the guest to shut down. Any thread; takes the I/O lock. */
 void acpi_pm_power_button(struct acpi_pm *pm);
 
+/* A general-purpose event has come (GPE0, bit `event`, 0 to 15). Under the I/O lock. */
+void acpi_pm_event(struct acpi_pm *pm, unsigned event);
+
 /*
  * The other end of the RTC's interrupt line, a wake event: an irq_line's function; `arg` is the
  * struct acpi_pm.

@@ -30,6 +30,7 @@
 #define PC_PM_TMR_LEN 4
 #define PC_GPE0 0x620
 #define PC_GPE0_LEN 4
+#define PC_GPE_PCI_HOTPLUG 1 /* the general-purpose event that says that slots have news */
 #define PC_SLP_TYP_S5 5
 #define PC_RESET_PORT 0xcf9
 #define PC_RESET_VALUE 6
@@ -47,6 +48,8 @@
 #define PC_PVPANIC 0x505
 #define PC_PCI_ADDR 0xcf8
 #define PC_PCI_DATA 0xcfc
+#define PC_PCI_HOTPLUG 0xae00 /* where QEMU has it */
+#define PC_PCI_HOTPLUG_LEN 0x14
 #define PC_PCI_IO 0xc000 /* to the end: where PCI devices' ports are put */
 
 /* Interrupts: ISA lines, which are also I/O APIC pins except that IRQ 0 is wired to pin 2. */

@@ -113,7 +113,7 @@ struct pci_function {
     uint8_t reset_config[PCI_CONFIG_SIZE]; /* as it was when the function was
                                               plugged in */
 
-    struct pci_bus *bus;
+    struct pci_bus *_Atomic bus; /* NULL: not plugged in. MSI(-X) looks from any thread */
     uint8_t devfn;
     struct pci_bar bar[PCI_BARS];
     unsigned cap_end, cap_link; /* where the next capability goes, and its pointer */

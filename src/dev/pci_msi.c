@@ -44,8 +44,10 @@ struct message {
 };
 
 static void send(const struct pci_function *f, const struct message *m) {
-    if (f->bus && f->bus->config.msi)
-        f->bus->config.msi(f->bus->config.msi_arg, m->addr, m->data);
+    const struct pci_bus *b = f->bus;
+
+    if (b && b->config.msi)
+        b->config.msi(b->config.msi_arg, m->addr, m->data);
 }
 
 static bool is_master(const struct pci_function *f) {

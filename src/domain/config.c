@@ -474,6 +474,8 @@ static int set_text(struct config *c, const struct config_key *k, const char *te
             return set_vsock(c, k, text, e);
         if (k->at == AT(trace))
             return set_trace(c, k, text, e);
+        if (k->at == AT(name))
+            c->name_given = *text;
         set_str(str_at(c, k), text);
         return 0;
     }

@@ -44,6 +44,7 @@ struct config {
     uint64_t vcpus;
     uint64_t timeout_ms; /* 0: none */
     bool debug_exit, testdev, gdb_wait, perf_map;
+    bool name_given; /* somebody chose the name; otherwise it may be made unique */
     enum config_action on_poweroff, on_reboot, on_crash;
 };
 

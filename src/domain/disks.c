@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "base/worker.h"
 #include "block/block.h"
@@ -27,12 +28,10 @@ struct disk {
     struct worker *worker;
     struct block *block;
     char *serial;
-};
-
-struct disks {
-    size_t count;
-    struct disk *disk;
-    struct machine_disk *machine;
+    struct block_req flush;
+    struct loop *caller; /* of disk_flush */
+    disk_flushed_fn *flushed;
+    void *flushed_arg;
 };
 
 /* --- the syntax --- */
@@ -151,6 +150,7 @@ static int parse(struct disk_spec *s, char *text, struct err *e) {
     for (char *at = text, *comma; at; at = comma) {
         int r;
 
+        at += strspn(at, " \t");
         if (strncmp(at, "target=", 7) == 0)
             return set_string(&s->target, at + 7);
         comma = strchr(at, ',');
@@ -185,6 +185,35 @@ void disk_spec_free(struct disk_spec *s) {
     *s = (struct disk_spec){0};
 }
 
+static char *absolute(const char *path, struct err *e) {
+    cleanup_free char *folder = NULL;
+
+    if (*path == '/')
+        return xstrdup(path);
+    folder = getcwd(NULL, 0);
+    if (folder)
+        return xasprintf("%s/%s", folder, path);
+    err_set(e, errno, "%s: the current folder", path);
+    return NULL;
+}
+
+char *disk_spec_text(const struct disk_spec *s, struct err *e) {
+    cleanup_free char *path = absolute(s->target, e);
+    cleanup_free char *queues = s->queues ? xasprintf("queues=%u,", s->queues) : xstrdup("");
+
+    if (!path)
+        return NULL;
+    return xasprintf("%s%s%s%s%s%s%s%s%s%s%s%s,target=%s", s->format ? "format=" : "",
+                     s->format ? s->format : "", s->format ? "," : "", s->vdev ? "vdev=" : "",
+                     s->vdev ? s->vdev : "", s->vdev ? "," : "", s->serial ? "serial=" : "",
+                     s->serial ? s->serial : "", s->serial ? "," : "", queues,
+                     s->snapshot ? "snapshot," : "",
+                     s->cdrom       ? "devtype=cdrom"
+                     : s->read_only ? "access=ro"
+                                    : "access=rw",
+                     path);
+}
+
 /* --- back ends --- */
 
 /* Formats other than raw, and what is thrown away in the end. */
@@ -210,17 +239,17 @@ static struct block *open_block(const struct disk_spec *s, struct loop *l, struc
     return open_volume(s, f, o.read_only, l, e);
 }
 
-static int open_one(struct disk *d, struct machine_disk *m, const struct disk_spec *s, size_t index,
-                    struct err *e) {
-    char name[16];
+struct disk *disk_open(const struct disk_spec *s, const char *thread, struct machine_disk *m,
+                       struct err *e) {
+    struct disk *d = xcalloc(1, sizeof(*d));
 
-    snprintf(name, sizeof(name), "disk%u", (unsigned)index);
-    d->worker = worker_new(name, e);
-    if (!d->worker)
-        return -1;
-    d->block = open_block(s, worker_loop(d->worker), e);
-    if (!d->block)
-        return -1;
+    d->worker = worker_new(thread, e);
+    if (d->worker)
+        d->block = open_block(s, worker_loop(d->worker), e);
+    if (!d->block) {
+        disk_free(d);
+        return NULL;
+    }
     d->serial = s->serial ? xstrdup(s->serial) : NULL;
     *m = (struct machine_disk){
         .block = d->block,
@@ -229,59 +258,50 @@ static int open_one(struct disk *d, struct machine_disk *m, const struct disk_sp
         .scsi = s->cdrom || (s->vdev && strncmp(s->vdev, "sd", 2) == 0),
         .cdrom = s->cdrom,
     };
-    return 0;
-}
-
-static int open_text(struct disk *d, struct machine_disk *m, const char *text, size_t index,
-                     struct err *e) {
-    struct disk_spec s;
-    int r = disk_spec_parse(&s, text, e);
-
-    if (r < 0)
-        return r;
-    r = open_one(d, m, &s, index, e);
-    disk_spec_free(&s);
-    return r;
-}
-
-struct disks *disks_open(char *const *specs, size_t count, struct err *e) {
-    struct disks *d = xcalloc(1, sizeof(*d));
-
-    d->disk = xcalloc(count + 1, sizeof(*d->disk));
-    d->machine = xcalloc(count + 1, sizeof(*d->machine));
-    for (; d->count < count; d->count++)
-        if (open_text(&d->disk[d->count], &d->machine[d->count], specs[d->count], d->count, e) <
-            0) {
-            err_wrap(e, "disk");
-            d->count++;
-            disks_free(d);
-            return NULL;
-        }
     return d;
 }
 
-const struct machine_disk *disks_of_machine(const struct disks *d) {
-    return d->machine;
+/* --- flushing: there on the disk's worker, and back --- */
+
+static void tell_flushed(void *arg) {
+    struct disk *d = arg;
+
+    d->flushed(d->flushed_arg, d->flush.result);
 }
 
-void disks_close(struct disks *d) {
-    for (size_t i = 0; d && i < d->count; i++) {
-        if (d->disk[i].worker)
-            worker_stop(d->disk[i].worker);
-        block_close(d->disk[i].block);
-        d->disk[i].block = NULL;
-    }
+static void on_flushed(struct block_req *r, int result) {
+    struct disk *d = container_of(r, struct disk, flush);
+
+    r->result = result;
+    loop_call(d->caller, tell_flushed, d);
 }
 
-void disks_free(struct disks *d) {
+static void start_flush(void *arg) {
+    struct disk *d = arg;
+
+    d->flush = (struct block_req){.op = BLOCK_FLUSH, .done = on_flushed};
+    block_submit(d->block, &d->flush);
+}
+
+void disk_flush(struct disk *d, struct loop *caller, disk_flushed_fn *flushed, void *arg) {
+    d->caller = caller;
+    d->flushed = flushed;
+    d->flushed_arg = arg;
+    loop_call(worker_loop(d->worker), start_flush, d);
+}
+
+void disk_close(struct disk *d) {
+    if (d->worker)
+        worker_stop(d->worker);
+    block_close(d->block);
+    d->block = NULL;
+}
+
+void disk_free(struct disk *d) {
     if (!d)
         return;
-    disks_close(d);
-    for (size_t i = 0; i < d->count; i++) {
-        worker_free(d->disk[i].worker);
-        free(d->disk[i].serial);
-    }
-    free(d->disk);
-    free(d->machine);
+    disk_close(d);
+    worker_free(d->worker);
+    free(d->serial);
     free(d);
 }

@@ -10,8 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct disks;
+struct disk;
 struct err;
+struct loop;
 struct machine_disk;
 
 struct disk_spec {
@@ -26,14 +27,22 @@ struct disk_spec {
  */
 int disk_spec_parse(struct disk_spec *s, const char *text, struct err *e);
 void disk_spec_free(struct disk_spec *s);
+/* As text that means the same, wherever it is read: a relative path is made absolute. The caller's;
+ * NULL with the error set when there is no current folder. */
+char *disk_spec_text(const struct disk_spec *s, struct err *e);
 
-/* Opens them all. NULL with the error set, which names the disk. */
-struct disks *disks_open(char *const *specs, size_t count, struct err *e);
-/* For struct machine_devices; valid until disks_free. */
-const struct machine_disk *disks_of_machine(const struct disks *d);
-/* With all vCPUs held, before the machine is freed: no request is under way afterwards. */
-void disks_close(struct disks *d);
-/* After the machine is freed. NULL is allowed. */
-void disks_free(struct disks *d);
+/* Opens the back end, on a worker of that name, and says in *m what the machine needs of it; valid
+ * until disk_free. NULL with the error set. */
+struct disk *disk_open(const struct disk_spec *s, const char *thread, struct machine_disk *m,
+                       struct err *e);
+/* Has what was written go to stable storage; then calls back on the caller's loop with 0 or -errno.
+ * One at a time. */
+typedef void disk_flushed_fn(void *arg, int result);
+void disk_flush(struct disk *d, struct loop *caller, disk_flushed_fn *flushed, void *arg);
+/* Stops the worker and closes the back end: no request is under way afterwards. No vCPU may run
+ * that can still reach the device. */
+void disk_close(struct disk *d);
+/* After the device is freed. NULL is allowed. */
+void disk_free(struct disk *d);
 
 #endif

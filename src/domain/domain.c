@@ -6,6 +6,7 @@
 #include "domain/domain.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,16 +16,19 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "base/trace.h"
 #include "base/util.h"
 #include "domain/channels.h"
 #include "domain/config.h"
-#include "domain/disks.h"
+#include "domain/control.h"
 #include "domain/engines.h"
+#include "domain/monitor.h"
+#include "domain/plugs.h"
 #include "domain/report.h"
 #include "domain/shares.h"
-#include "domain/vifs.h"
+#include "domain/state.h"
 #include "machine/devices.h"
 #include "machine/gdb.h"
 #include "machine/pc.h"
@@ -33,30 +37,7 @@
 
 #define FLUSH_PATIENCE_MS 1000
 
-struct domain {
-    struct config *config;
-    const struct domain_options *options;
-    struct loop *loop;
-    struct streams *streams;
-    struct chardev *debugcon;
-    struct tail *tail; /* what the serial port said last */
-    struct disks *disks;
-    struct vifs vifs;
-    struct shares shares;
-    struct channels channels;
-    struct machine_devices devices;
-    struct machine *machine;
-    struct gdb *gdb;
-    struct trace *trace; /* or NULL */
-    struct loop_timer *timeout;
-    int signals;
-    struct loop_fd *signals_fd;
-    int status;     /* of a run that ended by itself or from outside; -1 while it runs */
-    bool hurry;     /* ended from outside: nobody waits for a slow reader of the console */
-    uint64_t start; /* mono_now() */
-};
-
-static void finish(struct domain *d, int status, bool hurry) {
+void domain_finish(struct domain *d, int status, bool hurry) {
     if (d->status >= 0)
         return;
     d->status = status;
@@ -65,15 +46,15 @@ static void finish(struct domain *d, int status, bool hurry) {
 }
 
 static void on_leave(void *arg) {
-    finish(arg, STATUS_POWERED_OFF, true);
+    domain_finish(arg, STATUS_POWERED_OFF, true);
 }
 
 static void on_kill(void *arg) {
-    finish(arg, STATUS_POWERED_OFF, true);
+    domain_finish(arg, STATUS_POWERED_OFF, true);
 }
 
 static void on_timeout(void *arg) {
-    finish(arg, STATUS_TIMED_OUT, true);
+    domain_finish(arg, STATUS_TIMED_OUT, true);
 }
 
 static void on_signal(void *arg, int fd, uint32_t events) {
@@ -81,7 +62,7 @@ static void on_signal(void *arg, int fd, uint32_t events) {
 
     (void)events;
     if (read(fd, &info, sizeof(info)) == sizeof(info))
-        finish(arg, STATUS_SIGNAL + (int)info.ssi_signo, true);
+        domain_finish(arg, STATUS_SIGNAL + (int)info.ssi_signo, true);
 }
 
 static void on_machine_end(void *arg) {
@@ -89,17 +70,23 @@ static void on_machine_end(void *arg) {
 
     switch (d->machine->end) {
     case MACHINE_CRASHED:
-        finish(d, STATUS_CRASHED, false);
+        domain_finish(d, STATUS_CRASHED, false);
         break;
     case MACHINE_DEBUG_EXIT:
-        finish(d, (int)(d->machine->exit_value << 1 | 1) & 0xff, false);
+        domain_finish(d, (int)(d->machine->exit_value << 1 | 1) & 0xff, false);
         break;
     case MACHINE_FAILED:
-        finish(d, STATUS_FAILED, false);
+        domain_finish(d, STATUS_FAILED, false);
         break;
     default:
-        finish(d, STATUS_POWERED_OFF, false);
+        domain_finish(d, STATUS_POWERED_OFF, false);
     }
+}
+
+static void on_ejected(void *arg, struct machine_plug *slot) {
+    const struct domain *d = arg;
+
+    plugs_ejected(d->plugs, slot);
 }
 
 /* From here on those signals are events of the loop; all threads inherit the mask. */
@@ -163,15 +150,9 @@ static int open_devices(struct domain *d, struct err *e) {
     d->devices.watchdog = watchdog(c);
     d->devices.rng = d->devices.balloon = true;
     d->devices.balloon_target = c->maxmem > c->memory ? c->maxmem - c->memory : 0;
-    d->disks = disks_open(c->disks.items, c->disks.count, e);
-    if (!d->disks)
+    d->plugs = plugs_open(d->loop, c, &d->devices, e);
+    if (!d->plugs)
         return -1;
-    d->devices.disks = disks_of_machine(d->disks);
-    d->devices.disk_count = (unsigned)c->disks.count;
-    if (vifs_open(&d->vifs, d->config, e) < 0)
-        return -1;
-    d->devices.nics = d->vifs.nics;
-    d->devices.nic_count = d->vifs.count;
     if (shares_open(&d->shares, d->config, e) < 0)
         return -1;
     d->devices.shares = d->shares.machine;
@@ -214,6 +195,7 @@ static int make_machine(struct domain *d, struct err *e) {
         .restart_on_reboot = c->on_reboot == ACTION_RESTART,
         .restart_on_crash = c->on_crash == ACTION_RESTART,
         .ended = on_machine_end,
+        .ejected = on_ejected,
         .arg = d,
     };
 
@@ -230,6 +212,52 @@ static int make_machine(struct domain *d, struct err *e) {
     return d->machine ? 0 : -1;
 }
 
+/* --- where clients find it --- */
+
+static int write_state(const struct domain *d, struct err *e) {
+    cleanup_free char *pid = xasprintf("%d\n", (int)getpid()), *config = NULL;
+    json_t *o = config_to_json(d->config);
+
+    config = json_dumps(o, JSON_INDENT(2));
+    json_decref(o);
+    if (state_write(d->state, "pid", pid, e) < 0)
+        return -1;
+    return state_write(d->state, "config.json", config, e);
+}
+
+static int open_control(struct domain *d, struct err *e) {
+    cleanup_free char *path = state_path(d->state, "control");
+
+    if (write_state(d, e) < 0)
+        return -1;
+    d->control = control_new(d->loop, path, domain_methods, d, e);
+    return d->control ? 0 : -1;
+}
+
+/* A name that another domain has is an error; a host without a place for it is not, as the domain
+ * can do without clients. */
+static int claim_name(struct domain *d, struct err *e) {
+    cleanup_err struct err why = ERR_INIT;
+    const struct config *c = d->config;
+
+    if (c->name_given && state_check_name(c->name, e) < 0)
+        return -1;
+    d->state = state_claim(c->name, !c->name_given, &why);
+    if (d->state)
+        return 0;
+    if (why.code == EEXIST)
+        return err_set(e, 0, "%s; choose another --name", err_msg(&why));
+    log_info("%s: no control socket: %s", c->name, err_msg(&why));
+    return 0;
+}
+
+static void start_control(struct domain *d) {
+    cleanup_err struct err e = ERR_INIT;
+
+    if (d->state && open_control(d, &e) < 0)
+        log_warn("%s: no control socket: %s", d->config->name, err_msg(&e));
+}
+
 static int start(struct domain *d, struct err *e) {
     const struct config *c = d->config;
 
@@ -240,13 +268,16 @@ static int start(struct domain *d, struct err *e) {
         if (c->gdb_wait)
             gdb_wait(d->gdb);
     }
-    vifs_start(&d->vifs);
+    plugs_start(d->plugs, d->machine);
     d->start = mono_now();
     if (c->timeout_ms) {
         d->timeout = loop_timer_new(d->loop, on_timeout, d);
         loop_timer_arm(d->timeout, d->start + c->timeout_ms * 1000000);
     }
-    return machine_start(d->machine, c->gdb_wait, e);
+    if (machine_start(d->machine, c->gdb_wait, e) < 0)
+        return -1;
+    start_control(d);
+    return 0;
 }
 
 static void report(struct domain *d) {
@@ -262,6 +293,8 @@ static void report(struct domain *d) {
 }
 
 static void wind_up(struct domain *d) {
+    control_free(d->control);
+    d->control = NULL;
     machine_hold(d->machine);
     if (d->gdb)
         gdb_ended(d->gdb, d->status);
@@ -273,7 +306,7 @@ static void wind_up(struct domain *d) {
 }
 
 static int run(struct domain *d, struct err *e) {
-    if (take_signals(d, e) < 0 || make_machine(d, e) < 0 || start(d, e) < 0)
+    if (claim_name(d, e) < 0 || take_signals(d, e) < 0 || make_machine(d, e) < 0 || start(d, e) < 0)
         return -1;
     if (loop_run(d->loop, e) < 0)
         return err_wrap(e, "event loop");
@@ -285,17 +318,16 @@ static int run(struct domain *d, struct err *e) {
 
 /* In the order that leaves nobody with a dangling end: vCPUs' threads end in machine_free. */
 static void take_down(struct domain *d) {
+    control_free(d->control);
     gdb_free(d->gdb);
-    vifs_stop(&d->vifs);
+    plugs_stop(d->plugs);
     shares_stop(&d->shares);
     channels_stop(&d->channels);
-    disks_close(d->disks);
     machine_free(d->machine);
     trace_free(d->trace);
-    vifs_close(&d->vifs);
+    plugs_free(d->plugs);
     shares_free(&d->shares);
     channels_free(&d->channels);
-    disks_free(d->disks);
     streams_free(d->streams);
     tail_free(d->tail);
     if (d->timeout)
@@ -304,6 +336,7 @@ static void take_down(struct domain *d) {
         loop_del_fd(d->signals_fd);
     cleanup_close_fn(&d->signals);
     loop_free(d->loop);
+    state_release(d->state);
 }
 
 int domain_run(struct config *c, const struct domain_options *o, struct err *e) {

@@ -1,22 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Opens the back ends of all --vif, in order. */
+/* Opens the back end of one --vif. */
 #include "domain/vifs.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/util.h"
 #include "base/worker.h"
-#include "domain/config.h"
 #include "domain/vif.h"
+#include "machine/devices.h"
 #include "net/net.h"
 
 struct vif_port {
     struct worker *worker;
     struct net *net;
+    const char *kind;
+    atomic_bool link; /* as it shall be */
 };
 
 /* Xen's prefix, as xl takes it, and the rest at random: domains may meet on a switch. */
@@ -28,12 +32,15 @@ static int choose_mac(uint8_t *mac, struct err *e) {
     return 0;
 }
 
-static int open_port(struct vifs *v, const struct vif *vif, struct err *e) {
-    cleanup_free char *name = xasprintf("net%u", v->count);
-    struct machine_nic *nic = &v->nics[v->count];
-    struct vif_port *p = &v->ports[v->count++];
+static int open_port(struct vif_port *p, const struct vif *vif, const char *thread,
+                     struct machine_nic *nic, struct err *e) {
+    static const char *const kinds[] = {
+        [VIF_USER] = "user",     [VIF_TAP] = "tap",       [VIF_BRIDGE] = "bridge",
+        [VIF_SWITCH] = "switch", [VIF_LISTEN] = "socket", [VIF_CONNECT] = "socket",
+    };
 
-    p->worker = worker_new(name, e);
+    p->kind = kinds[vif->kind];
+    p->worker = worker_new(thread, e);
     p->net = p->worker ? vif_open(vif, worker_loop(p->worker), e) : NULL;
     if (!p->net)
         return -1;
@@ -44,50 +51,43 @@ static int open_port(struct vifs *v, const struct vif *vif, struct err *e) {
     return vif->mac_given ? 0 : choose_mac(nic->mac, e);
 }
 
-static int open_spec(struct vifs *v, const char *spec, struct err *e) {
-    struct vif vif;
-    int r = vif_parse(spec, &vif, e);
+struct vif_port *vif_port_open(const struct vif *vif, const char *thread, struct machine_nic *nic,
+                               struct err *e) {
+    struct vif_port *p = xcalloc(1, sizeof(*p));
 
-    if (r == 0 && vif.kind != VIF_NONE)
-        r = open_port(v, &vif, e);
-    vif_free(&vif);
-    return r < 0 ? err_wrap(e, "vif %s", spec) : 0;
+    if (open_port(p, vif, thread, nic, e) == 0)
+        return p;
+    vif_port_stop(p);
+    vif_port_close(p);
+    return NULL;
 }
 
-int vifs_open(struct vifs *v, const struct config *c, struct err *e) {
-    size_t count = c->vifs.given ? c->vifs.count : 1;
-    int r = 0;
-
-    *v = (struct vifs){
-        .ports = xcalloc(count + 1, sizeof(*v->ports)),
-        .nics = xcalloc(count + 1, sizeof(*v->nics)),
-    };
-    for (size_t i = 0; i < count && r == 0; i++)
-        r = open_spec(v, c->vifs.given ? c->vifs.items[i] : "user", e);
-    if (r < 0) {
-        vifs_stop(v);
-        vifs_close(v);
-    }
-    return r;
+void vif_port_start(struct vif_port *p) {
+    net_start_soon(p->net);
 }
 
-void vifs_start(struct vifs *v) {
-    for (unsigned i = 0; i < v->count; i++)
-        net_start_soon(v->ports[i].net);
+const char *vif_port_kind(const struct vif_port *p) {
+    return p->kind;
 }
 
-void vifs_stop(struct vifs *v) {
-    for (unsigned i = 0; i < v->count; i++)
-        if (v->ports[i].worker)
-            worker_stop(v->ports[i].worker);
+static void move_link(void *arg) {
+    struct vif_port *p = arg;
+
+    net_set_link(p->net, atomic_load(&p->link));
 }
 
-void vifs_close(struct vifs *v) {
-    for (unsigned i = 0; i < v->count; i++) {
-        net_close(v->ports[i].net);
-        worker_free(v->ports[i].worker);
-    }
-    free(v->ports);
-    free(v->nics);
-    *v = (struct vifs){0};
+void vif_port_set_link(struct vif_port *p, bool up) {
+    atomic_store(&p->link, up);
+    loop_call(worker_loop(p->worker), move_link, p);
+}
+
+void vif_port_stop(struct vif_port *p) {
+    if (p->worker)
+        worker_stop(p->worker);
+}
+
+void vif_port_close(struct vif_port *p) {
+    net_close(p->net);
+    worker_free(p->worker);
+    free(p);
 }

@@ -1,29 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A domain's network interfaces: their back ends, each on a thread of its own. */
+/* The back end of one network interface of a domain, on a thread of its own. */
 #ifndef RINGFENCE_DOMAIN_VIFS_H
 #define RINGFENCE_DOMAIN_VIFS_H
 
-#include "machine/devices.h"
+#include <stdbool.h>
 
-struct config;
 struct err;
+struct machine_nic;
+struct vif;
 struct vif_port;
 
-/* All zeroes is none. */
-struct vifs {
-    struct vif_port *ports;
-    struct machine_nic *nics; /* what the machine is to have; `count` of them */
-    unsigned count;
-};
-
-/* Opens what the configuration asks for; one user network when it doesn't say. Negative with the
- * error set, and closed again, when one of them won't do. */
-int vifs_open(struct vifs *v, const struct config *c, struct err *e);
-
-/* Frames may come: the machine is there. */
-void vifs_start(struct vifs *v);
-/* Ends the threads, before the machine is freed; closes the back ends, after that. */
-void vifs_stop(struct vifs *v);
-void vifs_close(struct vifs *v);
+/* Opens it, not for VIF_NONE, and says in *nic what the machine needs; NULL with the error set. */
+struct vif_port *vif_port_open(const struct vif *vif, const char *thread, struct machine_nic *nic,
+                               struct err *e);
+/* Frames may come: the device is there. */
+void vif_port_start(struct vif_port *p);
+/* "user", "tap", … */
+const char *vif_port_kind(const struct vif_port *p);
+/* Plugs the cable in, or pulls it; soon. */
+void vif_port_set_link(struct vif_port *p, bool up);
+/* Ends the thread, before the device is freed; closes the back end, after that. */
+void vif_port_stop(struct vif_port *p);
+void vif_port_close(struct vif_port *p);
 
 #endif

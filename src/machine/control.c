@@ -18,6 +18,7 @@
 #include "dev/device.h"
 #include "dev/lapic.h"
 #include "dev/pci.h"
+#include "machine/devices.h"
 #include "mem/mem.h"
 
 static int load_kernel(struct machine *m, struct x86_state *bsp, struct err *e) {
@@ -28,6 +29,7 @@ static int load_kernel(struct machine *m, struct x86_state *bsp, struct err *e) 
         .layout = &m->layout,
         .vcpus = m->params.vcpus,
         .virtio_mmio = m->virtio_mmio,
+        .hotplug = machine_hotplug_slots(m),
         .protocol = BOOT_AUTO,
     };
 

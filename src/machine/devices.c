@@ -13,6 +13,7 @@
 #include "dev/pc_layout.h"
 #include "dev/pci.h"
 #include "machine/pc.h"
+#include "mem/mem.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
@@ -25,11 +26,29 @@
 #include "virtio/scsi.h"
 #include "virtio/vsock.h"
 
-/* The next free PCI slot, or the next virtio-mmio transport while there are some. */
-static int plug(struct machine *m, struct virtio_device *d, struct err *e) {
+static int plug_pci(struct machine *m, struct virtio_device *d, struct machine_socket *s,
+                    struct err *e) {
+    int slot = pci_free_slot(m->pci);
+    const struct virtio_pci_config config = {
+        .devfn = PCI_DEVFN(slot < 0 ? 0 : slot, 0),
+        .transitional = m->params.devices->transport == MACHINE_PCI,
+        .loop = m->loop,
+    };
+
+    mem_io_lock(m->mem);
+    s->device = d;
+    s->slot = PCI_SLOT(config.devfn);
+    s->transport = virtio_pci_new(m->mem, m->pci, d, &config, e);
+    mem_io_unlock(m->mem);
+    return machine_add(m, s->transport) ? 0 : -1;
+}
+
+/* The next free PCI slot, or the next virtio-mmio transport while there are some. What has a
+ * `backend` of its own can be detached from PCI. */
+static int plug(struct machine *m, struct virtio_device *d, const void *backend, struct err *e) {
     enum machine_transport how = m->params.devices->transport;
+    struct machine_socket s = {.backend = backend};
     unsigned i = m->virtio_mmio;
-    struct virtio_pci_config config = {.transitional = how == MACHINE_PCI, .loop = m->loop};
 
     if (!d)
         return -1;
@@ -40,13 +59,15 @@ static int plug(struct machine *m, struct virtio_device *d, struct err *e) {
         m->virtio_mmio++;
         return machine_add(m, chip) ? 0 : -1;
     }
-    int slot = pci_free_slot(m->pci);
-    config.devfn = PCI_DEVFN(slot < 0 ? 0 : slot, 0);
-    return machine_add(m, virtio_pci_new(m->mem, m->pci, d, &config, e)) ? 0 : -1;
+    if (plug_pci(m, d, &s, e) < 0)
+        return -1;
+    if (backend)
+        machine_plug_new(m, &s);
+    return 0;
 }
 
 static int add_rng(struct machine *m, struct err *e) {
-    return plug(m, virtio_rng_new(m->mem, m->loop, e), e);
+    return plug(m, virtio_rng_new(m->mem, m->loop, e), NULL, e);
 }
 
 static int add_balloon(struct machine *m, uint64_t target, struct err *e) {
@@ -54,34 +75,37 @@ static int add_balloon(struct machine *m, uint64_t target, struct err *e) {
 
     if (d && target)
         virtio_balloon_set_target(d, target);
-    return plug(m, d, e);
+    m->balloon = d;
+    return plug(m, d, NULL, e);
 }
 
-static int add_disk(struct machine *m, const struct machine_disk *disk, struct err *e) {
+static struct virtio_device *make_disk(struct machine *m, const struct machine_disk *disk,
+                                       struct err *e) {
     const struct virtio_scsi_target target = {disk->block, disk->cdrom, disk->serial};
     unsigned queues = disk->queues ? disk->queues : m->params.vcpus;
 
     if (disk->scsi)
-        return plug(m, virtio_scsi_new(m->mem, &target, 1, disk->block->loop, e), e);
+        return virtio_scsi_new(m->mem, &target, 1, disk->block->loop, e);
     queues = MIN(queues, (unsigned)MACHINE_DISK_QUEUES);
-    return plug(m, virtio_blk_new(m->mem, disk->block, queues, disk->serial, e), e);
+    return virtio_blk_new(m->mem, disk->block, queues, disk->serial, e);
 }
 
-static int add_nic(struct machine *m, const struct machine_nic *nic, struct err *e) {
+static struct virtio_device *make_nic(struct machine *m, const struct machine_nic *nic,
+                                      struct err *e) {
     struct virtio_net_config config = {.pairs = nic->pairs};
 
     memcpy(config.mac, nic->mac, sizeof(config.mac));
-    return plug(m, virtio_net_new(m->mem, nic->net, &config, e), e);
+    return virtio_net_new(m->mem, nic->net, &config, e);
 }
 
 static int add_share(struct machine *m, const struct machine_share *s, struct err *e) {
     struct p9_server *server = p9_server_new(s->path, s->options, e);
 
-    return server ? plug(m, virtio_p9_new(m->mem, server, s->tag, s->loop, e), e) : -1;
+    return server ? plug(m, virtio_p9_new(m->mem, server, s->tag, s->loop, e), NULL, e) : -1;
 }
 
 static int add_vsock(struct machine *m, const struct machine_vsock *v, struct err *e) {
-    return plug(m, virtio_vsock_new(m->mem, v->cid, v->path, v->loop, e), e);
+    return plug(m, virtio_vsock_new(m->mem, v->cid, v->path, v->loop, e), NULL, e);
 }
 
 /* What programs of the host and of the guest talk through. */
@@ -90,7 +114,7 @@ static int add_channels(struct machine *m, const struct machine_devices *d, stru
         if (add_share(m, &d->shares[i], e) < 0)
             return err_wrap(e, "share %s", d->shares[i].tag);
     if (d->port_count &&
-        plug(m, virtio_console_new(m->mem, d->ports, d->port_count, m->loop, e), e) < 0)
+        plug(m, virtio_console_new(m->mem, d->ports, d->port_count, m->loop, e), NULL, e) < 0)
         return err_wrap(e, "console");
     if (d->vsock.path && add_vsock(m, &d->vsock, e) < 0)
         return err_wrap(e, "vsock");
@@ -118,10 +142,10 @@ int machine_add_devices(struct machine *m, struct err *e) {
     if (!d)
         return 0;
     for (unsigned i = 0; i < d->disk_count; i++)
-        if (add_disk(m, &d->disks[i], e) < 0)
+        if (plug(m, make_disk(m, &d->disks[i], e), d->disks[i].block, e) < 0)
             return err_wrap(e, "disk %u", i);
     for (unsigned i = 0; i < d->nic_count; i++)
-        if (add_nic(m, &d->nics[i], e) < 0)
+        if (plug(m, make_nic(m, &d->nics[i], e), d->nics[i].net, e) < 0)
             return err_wrap(e, "network interface %u", i);
     if (add_channels(m, d, e) < 0)
         return -1;
@@ -130,4 +154,34 @@ int machine_add_devices(struct machine *m, struct err *e) {
     if (d->watchdog != WATCHDOG_NONE && add_watchdog(m, e) < 0)
         return err_wrap(e, "watchdog");
     return d->rng ? add_rng(m, e) : 0;
+}
+
+/* --- while the machine runs --- */
+
+static int need_slot(const struct machine *m, struct err *e) {
+    if (pci_free_slot(m->pci) >= 0)
+        return 0;
+    return err_set(e, 0, "there is no free PCI slot: detach something first");
+}
+
+static struct machine_plug *attach(struct machine *m, struct virtio_device *d, const void *backend,
+                                   struct err *e) {
+    struct machine_socket s = {.backend = backend};
+    struct machine_plug *p;
+
+    if (!d || plug_pci(m, d, &s, e) < 0)
+        return NULL;
+    p = machine_plug_new(m, &s);
+    machine_announce(m, p);
+    return p;
+}
+
+struct machine_plug *machine_attach_disk(struct machine *m, const struct machine_disk *disk,
+                                         struct err *e) {
+    return need_slot(m, e) < 0 ? NULL : attach(m, make_disk(m, disk, e), disk->block, e);
+}
+
+struct machine_plug *machine_attach_nic(struct machine *m, const struct machine_nic *nic,
+                                        struct err *e) {
+    return need_slot(m, e) < 0 ? NULL : attach(m, make_nic(m, nic, e), nic->net, e);
 }

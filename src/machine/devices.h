@@ -16,6 +16,8 @@ struct loop;
 struct machine;
 struct net;
 struct p9_options;
+struct virtio_device;
+struct virtio_pci;
 struct virtio_console_port;
 
 /* How a virtio device is reached. */
@@ -75,5 +77,55 @@ struct machine_devices {
 
 /* For machine/pc.c: makes them all, in the order in which guests shall find them. */
 int machine_add_devices(struct machine *m, struct err *e);
+
+/*
+ * Disks and network interfaces on PCI come and go while the machine runs. All that follows is for
+ * the loop's thread.
+ *
+ * Going takes three steps. machine_detach asks the guest. When it lets go (which it may also do
+ * unasked, and does by a reset when it was asked), the device disappears from its slot at once, and
+ * machine_params.ejected is told when no vCPU looks at it any more. The back end's owner then ends
+ * what is under way (machine_plug_idle says when that is), stops the worker, and machine_forget
+ * frees the device. The slot is free for another one from the moment the guest lets go; the handle
+ * is valid until machine_forget.
+ */
+struct machine_plug;
+
+/* The slot's device, or NULL with the error set. Plugs it into a free slot and tells the guest. */
+struct machine_plug *machine_attach_disk(struct machine *m, const struct machine_disk *disk,
+                                         struct err *e);
+struct machine_plug *machine_attach_nic(struct machine *m, const struct machine_nic *nic,
+                                        struct err *e);
+/* The one that machine_new made in front of this back end; NULL when it cannot be detached. */
+struct machine_plug *machine_find_plug(const struct machine *m, const void *backend);
+
+unsigned machine_plug_slot(const struct machine_plug *p);
+/* Asks the guest to let go; again if it was asked before. */
+void machine_detach(struct machine *m, struct machine_plug *p);
+/* Whether an ejected device's back end has nothing under way for it any more. */
+bool machine_plug_idle(const struct machine_plug *p);
+/* Frees an ejected device. Its back end's worker is stopped, the back end is closed or idle. */
+void machine_forget(struct machine *m, struct machine_plug *p);
+
+/* For the files of machine/. */
+
+/* A virtio device in its PCI slot, and what is behind it. */
+struct machine_socket {
+    struct virtio_pci *transport;
+    struct virtio_device *device;
+    const void *backend;
+    unsigned slot;
+};
+
+/* Makes a device detachable; and tells the guest that it has come. */
+struct machine_plug *machine_plug_new(struct machine *m, const struct machine_socket *s);
+void machine_announce(struct machine *m, const struct machine_plug *p);
+
+/* A guest lets go of a slot's device; frees what is ejected and not
+ * forgotten. */
+void machine_ejected(void *machine, unsigned slot);
+void machine_free_plugs(struct machine *m);
+/* Bit per PCI slot that is free, or whose device can be detached. */
+uint32_t machine_hotplug_slots(const struct machine *m);
 
 #endif

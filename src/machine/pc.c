@@ -24,6 +24,7 @@
 #include "dev/mc146818.h"
 #include "dev/pc_layout.h"
 #include "dev/pci.h"
+#include "dev/pci_hotplug.h"
 #include "dev/pci_msi.h"
 #include "dev/pic8259.h"
 #include "dev/pit8254.h"
@@ -39,7 +40,8 @@ bool machine_add(struct machine *m, void *chip) {
     if (!d)
         return false;
     for (struct device *o = m->devices; o; o = o->next)
-        d->instance += o->ops == d->ops;
+        if (o->ops == d->ops)
+            d->instance = MAX(d->instance, o->instance + 1);
     *m->last_device = d;
     m->last_device = &d->next;
     return true;
@@ -153,6 +155,12 @@ static bool make_interrupt_controllers(struct machine *m, struct err *e) {
     return machine_add(m, m->ioapic);
 }
 
+static void on_slot_news(void *arg) {
+    struct machine *m = arg;
+
+    acpi_pm_event(m->pm, PC_GPE_PCI_HOTPLUG);
+}
+
 static bool make_pci(struct machine *m, struct err *e) {
     const struct pci_bus_config config = {
         .reset = {acpi_pm_reset_read, acpi_pm_reset_write, m->pm},
@@ -160,9 +168,13 @@ static bool make_pci(struct machine *m, struct err *e) {
         .msi = pci_msi_to_apic,
         .msi_arg = m->bus,
     };
+    const struct pci_hotplug_events events = {on_slot_news, machine_ejected, m};
 
     m->pci = pci_bus_new(m->mem, &config, e);
-    return machine_add(m, m->pci);
+    if (!machine_add(m, m->pci))
+        return false;
+    m->hotplug = pci_hotplug_new(m->mem, &events, e);
+    return machine_add(m, m->hotplug);
 }
 
 static bool make_platform(struct machine *m, struct err *e) {
@@ -259,6 +271,7 @@ void machine_free(struct machine *m) {
         next = d->next;
         d->ops->destroy(d);
     }
+    machine_free_plugs(m);
     free_vcpus(m);
     apic_bus_free(m->bus);
     clock_free(m->clock);

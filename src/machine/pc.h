@@ -25,9 +25,12 @@ struct engine_vm;
 struct lapic;
 struct loop;
 struct machine_devices;
+struct machine_plug;
 struct mem;
 struct pci_bus;
+struct pci_hotplug;
 struct trace;
+struct virtio_device;
 struct x86_state;
 
 /* How a machine ended. */
@@ -57,6 +60,8 @@ struct machine_params {
     bool restart_on_power_off, restart_on_reboot, restart_on_crash;
     /* On the loop's thread, all vCPUs held: the machine has ended, and says so in m->end. */
     void (*ended)(void *arg);
+    /* On the loop's thread: a device has been ejected (machine/devices.h). May be NULL. */
+    void (*ejected)(void *arg, struct machine_plug *p);
     void *arg;
 };
 
@@ -82,7 +87,10 @@ struct machine {
     struct apic_bus *bus;
     struct lapic **lapics;
     struct pci_bus *pci;
-    unsigned virtio_mmio; /* transports in use */
+    struct pci_hotplug *hotplug;
+    struct machine_plug *plugs;    /* devices that can be detached; see hotplug.c */
+    struct virtio_device *balloon; /* NULL: there is none */
+    unsigned virtio_mmio;          /* transports in use */
     void *pic, *ioapic, *pm, *hpet;
 
     pthread_mutex_t lock; /* over requests */

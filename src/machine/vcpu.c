@@ -27,6 +27,7 @@ static void wake(struct vcpu *v) {
 static void sleep_for(struct vcpu_thread *t, uint32_t events) {
     uint64_t since = mono_now();
 
+    atomic_store_explicit(&t->halted, true, memory_order_relaxed);
     for (;;) {
         uint32_t now = atomic_load(&t->v->events);
 
@@ -34,6 +35,7 @@ static void sleep_for(struct vcpu_thread *t, uint32_t events) {
             break;
         syscall(SYS_futex, &t->v->events, FUTEX_WAIT_PRIVATE, now, NULL, NULL, 0);
     }
+    atomic_store_explicit(&t->halted, false, memory_order_relaxed);
     t->stats.halted_ns += mono_now() - since;
 }
 

@@ -7,6 +7,7 @@
 #define RINGFENCE_MACHINE_VCPU_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -37,6 +38,7 @@ struct vcpu_thread {
     struct vcpu_exit stop; /* the exit that stopped the machine, for who asks while it is held */
     bool stop_news;        /* nobody was told of `stop` yet; as `stop` */
     struct vcpu_stats stats;
+    atomic_bool halted; /* sleeps until something happens; anybody may look */
 };
 
 /* What the owner of the vCPUs wants to hear of; called on a vCPU's thread, without a lock. */

@@ -496,6 +496,13 @@ static void virtio_pci_reset(struct device *dev) {
     virtio_drain(p->d);
 }
 
+void virtio_pci_pull(struct virtio_pci *p) {
+    virtio_set_status(p->d, 0, false);
+    forget(p);
+    pci_function_reset(&p->f);
+    pci_remove(p->bus, p->f.devfn);
+}
+
 static void virtio_pci_save(const struct device *dev, struct record_writer *w) {
     const struct virtio_pci *p = (const struct virtio_pci *)dev;
 

@@ -26,4 +26,12 @@ struct virtio_pci_config {
 struct virtio_pci *virtio_pci_new(struct mem *m, struct pci_bus *bus, struct virtio_device *d,
                                   const struct virtio_pci_config *config, struct err *e);
 
+/*
+ * Pulls the device out of its slot while the machine runs, under the I/O lock: it is reset, the
+ * guest sees it no more, and it interrupts no more. It does not wait: a vCPU may still be in one of
+ * its handlers, and its back end may be at buffers that the guest gave it (virtio_idle tells); it
+ * may be destroyed when neither is so any more.
+ */
+void virtio_pci_pull(struct virtio_pci *p);
+
 #endif

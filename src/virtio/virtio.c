@@ -190,6 +190,19 @@ void virtio_drain(struct virtio_device *d) {
     }
 }
 
+bool virtio_idle(struct virtio_device *d) {
+    bool idle = true;
+
+    for (unsigned i = 0; i < d->queue_count; i++) {
+        struct virtq *q = &d->queues[i];
+
+        virtq_lock(q);
+        idle &= !q->popped && !q->stale;
+        virtq_unlock(q);
+    }
+    return idle;
+}
+
 /* --- queues --- */
 
 void virtio_queue_setup(struct virtq *q, uint16_t size, uint64_t desc, uint64_t driver,

@@ -163,6 +163,8 @@ void virtio_set_status(struct virtio_device *d, uint8_t status, bool legacy);
 /* Waits until no buffer is out there. After a reset, with no lock held, before the driver goes on.
  */
 void virtio_drain(struct virtio_device *d);
+/* Whether no buffer is out there now; never waits. Any thread, no lock held. */
+bool virtio_idle(struct virtio_device *d);
 /* Ring areas of a queue that is not enabled yet. */
 void virtio_queue_setup(struct virtq *q, uint16_t size, uint64_t desc, uint64_t driver,
                         uint64_t device);

@@ -49,9 +49,10 @@ class Session:
 
 
 def test_leaving():
-    s = Session('--name', 'web', '--bios', rom(puts('ready') + ECHO))
+    name = f'web-{os.getpid()}'
+    s = Session('--name', name, '--bios', rom(puts('ready') + ECHO))
     s.wait_for(b'ready')
-    check(b'Connected to the console of web; leave with ^]' in s.seen, s.seen)
+    check(f'Connected to the console of {name}; leave with ^]'.encode() in s.seen, s.seen)
     check(s.is_raw(), 'the terminal is not raw')
     s.type(b'abc\x03\x04\x1a')
     s.wait_for(b'abc\x03\x04\x1a')

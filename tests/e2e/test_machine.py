@@ -42,9 +42,10 @@ def test_reset_ends_where_the_policy_says_so():
 
 
 def test_triple_fault():
+    name = f'victim-{os.getpid()}'
     result = expect(rf('run', '--bios', rom(puts('last words\n\x1b[2J') + TRIPLE_FAULT),
-                       '--name', 'victim'), 3,
-                    'victim: the guest crashed: triple fault on vCPU 0', 'real mode', 'RIP=',
+                       '--name', name), 3,
+                    f'{name}: the guest crashed: triple fault on vCPU 0', 'real mode', 'RIP=',
                     'RAX=', 'CR0=', 'IDTR', '<cc>', 'last words', '\\x1b[2J')
     check('\x1b' not in result.err, 'escape sequences reached the report', result)
 

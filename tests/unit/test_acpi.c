@@ -44,7 +44,7 @@ static uint8_t sum(size_t off, size_t n) {
 }
 
 static void build(unsigned vcpus) {
-    const struct acpi_params p = {.vcpus = vcpus, .i8042 = true, .vga = false};
+    const struct acpi_params p = {.vcpus = vcpus, .i8042 = true, .hotplug = 0xfffffff6};
 
     acpi_blob_free(&blob);
     acpi_build(&blob, &p, BASE);
@@ -186,12 +186,30 @@ static void test_dsdt(void **state) {
     assert_int_equal(count("\x08\\_S5_\x12\x08\x04\x0a\x05\x0a\x05\x00\x00", 14, d, end), 1);
     assert_int_equal(count("\x0c\x41\xd0\x0a\x03", 5, d, end), 1); /* EISAID("PNP0A03") */
     assert_int_equal(count("\x0c\x41\xd0\x05\x01", 5, d, end), 1); /* EISAID("PNP0501") */
-    /* The first term is Scope(\_SB), and its length reaches exactly to Name(\_S5, …). */
+    /* The first term is Scope(\_SB), and its length reaches exactly to Scope(\_GPE). */
     uint8_t lead = blob.data[d + 37];
     assert_int_equal(blob.data[d + 36], 0x10);
     assert_int_equal(lead >> 6, 1);
     size_t len = (lead & 0xf) | (size_t)blob.data[d + 38] << 4;
-    assert_memory_equal(blob.data + d + 37 + len, "\x08\\_S5_", 6);
+    assert_int_equal(blob.data[d + 37 + len], 0x10);
+    assert_memory_equal(blob.data + d + 37 + len + 2, "\\_GPE", 5);
+}
+
+/* Slots that can be plugged have an address, a number and a way to be ejected; the others nothing.
+ */
+static void test_slots(void **state) {
+    (void)state;
+    build(1);
+    size_t f = table("FACP"), d = u32(f + 40) - BASE, end = d + u32(d + 4);
+
+    assert_int_equal(count("_EJ0\x01\x70\x79\x01_SUN\x00HPEJ", 16, d, end), 30);
+    assert_int_equal(count("SL1F", 4, d, end), 2); /* itself, and its notification */
+    assert_int_equal(count("SL03", 4, d, end), 0);
+    assert_int_equal(count("SL00", 4, d, end), 0);
+    assert_int_equal(count("_E01\x00\\\x2f\x03_SB_PCI0HPCK", 20, d, end), 1);
+    /* The registers: SystemIO, 0xae00, three of 32 bits. */
+    assert_int_equal(count("HPRG\x01\x0b\x00\xae\x0a\x0c", 10, d, end), 1);
+    assert_int_equal(count("HPUP\x20HPDN\x20HPEJ\x20", 15, d, end), 1);
 }
 
 /* A package's length takes 1, 2 or 3 bytes and counts them. */
@@ -269,7 +287,7 @@ int main(void) {
         cmocka_unit_test(test_mcfg),           cmocka_unit_test(test_madt),
         cmocka_unit_test(test_hpet),           cmocka_unit_test(test_dsdt),
         cmocka_unit_test(test_package_length), cmocka_unit_test(test_integers_and_names),
-        cmocka_unit_test(test_iasl),
+        cmocka_unit_test(test_slots),          cmocka_unit_test(test_iasl),
     };
 
     return cmocka_run_group_tests(tests, NULL, teardown);

@@ -136,6 +136,25 @@ static void sleep_states(void **state) {
     assert_int_equal(rd(f, CNT, 2), 1 | PC_SLP_TYP_S5 << 10); /* SLP_EN is write-only */
 }
 
+static void general_events(void **state) {
+    struct fixture *f = *state;
+
+    acpi_pm_event(f->pm, 9);
+    assert_int_equal(rd(f, PC_GPE0, 4), 0x0200);
+    assert_false(f->sci.level);
+    wr(f, PC_GPE0 + 3, 1, 0x02);
+    assert_true(f->sci.level);
+    wr(f, PC_GPE0 + 1, 1, 0xfd); /* a zero clears nothing */
+    assert_true(f->sci.level);
+    wr(f, PC_GPE0 + 1, 1, 0x02);
+    assert_false(f->sci.level);
+    acpi_pm_event(f->pm, 9);
+    assert_true(f->sci.level);
+    wr(f, PC_GPE0 + 3, 1, 0);
+    assert_false(f->sci.level);
+    assert_int_equal(rd(f, PC_GPE0, 4), 0x0200);
+}
+
 static void gpe0_is_empty(void **state) {
     struct fixture *f = *state;
 
@@ -184,6 +203,7 @@ int main(void) {
         TEST(power_button),
         TEST(rtc_alarm),
         TEST(sleep_states),
+        TEST(general_events),
         TEST(gpe0_is_empty),
         TEST(reset_control),
         TEST(state_moves),
