@@ -92,8 +92,8 @@ def on_the_host(busybox, top, script):
 
 def in_the_guest(g):
     """Mounts the shares "share" and "tools" (which is read-only), and runs the script."""
-    g.run('mkdir /share /tools; for t in share tools; do '
-          'mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 $t /$t; done')
+    for tag in 'share', 'tools':
+        g.run(f'mkdir -p /{tag}; mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 {tag} /{tag}')
     g.run('cd /share; sh /tools/script >/dev/null; cd /')
     g.run('! touch /tools/new && ! rm /tools/script')
     g.run('sync; umount /share')

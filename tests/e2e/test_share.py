@@ -22,7 +22,7 @@ def random_operations(seed, *options):
     kernel, top, twin, tools = appliance(), folder('share'), folder('twin'), folder('tools')
     script = write_script(tools, seed, OPERATIONS)
     on_the_host(os.path.join(kernel, 'root/bin/busybox'), twin, script)
-    with start_guest(kernel, '--memory', '512M', '--vif', 'none', '--share', top,
+    with start_guest(kernel, '--memory', '512M', '--vif', 'none', '--share', f'tag=share,path={top}',
                      '--share', f'tag=tools,path={tools},access=ro', *options) as g:
         g.wait_for_shell()
         in_the_guest(g)
