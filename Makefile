@@ -75,6 +75,7 @@ install: all
 	@PATH=$$PATH:/usr/sbin:/sbin setcap cap_net_admin+ep $(LIBEXEC)/rf-bridge-helper 2>/dev/null || echo \
 		"make: for --vif bridge=: setcap cap_net_admin+ep $(LIBEXEC)/rf-bridge-helper (as root)"
 	install -D -m 644 man/rf.1 $(MANDIR)/rf.1
+	install -D -m 644 man/rf-image.1 $(MANDIR)/rf-image.1
 	@if [ -e $(APPLIANCE) ]; then set -x; install -d $(SHAREDIR) && install -m 644 \
 		$(B)/appliance/vmlinuz $(B)/appliance/initrd.img $(B)/appliance/cmdline $(SHAREDIR); fi
 

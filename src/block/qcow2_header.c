@@ -81,12 +81,13 @@ static int judge_numbers(const struct qcow2_header *h, struct err *e) {
 
 /* The name that the image itself gives to a feature we do not know, or its number. */
 static void feature_name(const struct qcow2_header *h, unsigned bit, char *name, size_t size) {
-    const uint8_t *p = h->extensions, *end = p + h->extension_bytes;
+    uint64_t len;
 
     snprintf(name, size, "bit %u", bit);
-    for (; p && p < end; p += 8 + align_up(be32_get(p + 4), 8)) {
-        uint32_t len = be32_get(p + 4);
+    for (uint64_t at = 0; at < h->extension_bytes; at += 8 + align_up(len, 8)) {
+        const uint8_t *p = h->extensions + at;
 
+        len = be32_get(p + 4);
         if (be32_get(p) != QCOW2_EXT_FEATURE_NAMES)
             continue;
         for (uint32_t i = 0; i + FEATURE_BYTES <= len; i += FEATURE_BYTES)

@@ -122,7 +122,9 @@ int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *count) {
 static int make_block(struct qcow2 *q, uint32_t i) {
     uint64_t first = (uint64_t)i * q->ref_entries, off = first << q->cluster_bits;
     uint8_t *block;
-    int r = table_cache_make(q->refblocks, off, &block);
+    int r = qcow2_place_ok(q, off, q->cluster_size)
+                ? table_cache_make(q->refblocks, off, &block)
+                : qcow2_corrupt(q, "no refcounts for the tables at %#" PRIx64, off);
 
     if (r < 0)
         return r;
@@ -192,6 +194,8 @@ static int grow_table(struct qcow2 *q, uint64_t i) {
         return -EFBIG;
     uint64_t size = clusters * per, used = blocks + clusters;
     uint64_t off = (first + blocks) << q->cluster_bits;
+    if (!qcow2_place_ok(q, first << q->cluster_bits, used << q->cluster_bits))
+        return qcow2_corrupt(q, "tables behind what the refcounts can count");
     uint64_t *table = xcalloc(size, 8);
     memcpy(table, q->reftable, (size_t)q->reftable_size * 8);
     for (uint64_t b = 0; b < blocks; b++)
@@ -408,7 +412,8 @@ int qcow2_drop_ripe(struct qcow2 *q) {
         if (r >= 0 && run == q->freed[i].count)
             hostfile_discard(q->file, first << q->cluster_bits, run << q->cluster_bits);
     }
-    memmove(q->freed, q->freed + i, (q->freed_count - i) * sizeof(*q->freed));
+    if (i)
+        memmove(q->freed, q->freed + i, (q->freed_count - i) * sizeof(*q->freed));
     q->freed_count -= i;
     q->freed_ripe = 0;
     return MIN(r, 0);

@@ -192,13 +192,14 @@ struct volume *volume_open_throwaway(struct volume *base, struct err *e) {
 int volume_close(struct volume *v) {
     struct volume *backing = v ? v->backing : NULL;
     struct hostfile *file = v ? v->file : NULL;
-    cleanup_free char *name = v ? v->backing_name : NULL;
-    cleanup_free char *format = v ? v->backing_format : NULL;
+    char *name = v ? v->backing_name : NULL, *format = v ? v->backing_format : NULL;
     int r;
 
     if (!v)
         return 0;
     r = v->ops->close(v);
+    free(name);
+    free(format);
     hostfile_close(file);
     volume_close(backing);
     return r;

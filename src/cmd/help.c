@@ -48,8 +48,11 @@ static bool has_manual(void) {
     return system("man -w rf >/dev/null 2>&1") == 0;
 }
 
-static void open_manual(void) {
-    execlp("man", "man", "rf", (char *)NULL);
+/* Some verbs have a page of their own. */
+static void open_manual(const struct verb *v) {
+    bool own = v && strcmp(v->name, "image") == 0;
+
+    execlp("man", "man", own ? "rf-image" : "rf", (char *)NULL);
 }
 
 static int unknown_topic(const char *name) {
@@ -85,7 +88,7 @@ int cmd_help(int argc, char **argv) {
             return unknown_topic(argv[0]);
     }
     if (isatty(STDOUT_FILENO) && has_manual())
-        open_manual();
+        open_manual(v);
     if (v)
         v->help();
     else

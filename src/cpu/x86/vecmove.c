@@ -135,7 +135,7 @@ static bool is_mmx(const struct x86_decode *d) {
 
 static void take_vectors(const struct x86_decode *d, struct x86_insn *i) {
     uint8_t *const reg[3] = {&i->dst, &i->src, &i->src2};
-    for (unsigned n = 0; n < MIN(d->zi->operand_count_visible, 3); n++)
+    for (unsigned n = 0; n < MIN(d->zi->operand_count_visible, 3u); n++)
         if (is_class(&d->op[n], ZYDIS_REGCLASS_XMM) || is_class(&d->op[n], ZYDIS_REGCLASS_YMM))
             *reg[n] = (uint8_t)ZydisRegisterGetId(d->op[n].reg.value);
 }
