@@ -15,13 +15,12 @@ static bool canonical(uint64_t lin) {
     return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
 }
 
-/* Where the code at `rip` is, for a mode. */
+/* Goes to the code at `rip`, for a mode, when the jump table has it. */
 static bool find(struct bt_cpu *b, uint64_t rip, unsigned mode) {
-    uint64_t index = rip >> 1 & (BT_JUMP_SIZE - 1);
-    uint64_t key = __atomic_load_n(&b->context_key[mode], __ATOMIC_RELAXED);
-    if (b->jump.tag[index] + rip + key != 0)
+    uint64_t code = bt_jump_known(b, rip, mode);
+    if (!code)
         return false;
-    b->jump_to = b->jump.code[index];
+    b->jump_to = code;
     b->page = rip & ~PAGE_MASK;
     return true;
 }

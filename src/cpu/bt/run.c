@@ -129,7 +129,7 @@ static struct bt_block *block_known(struct bt_cpu *b) {
 }
 
 static uint64_t code_known(struct bt_cpu *b) {
-    uint64_t code = bt_jump_known(b);
+    uint64_t code = bt_jump_known(b, b->c.s.rip, bt_mode_key(b));
     if (likely(code))
         return code;
     const struct bt_block *k = block_known(b);
@@ -444,9 +444,10 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     }
     memset(b, 0, sizeof *b);
     b->cache = bt_world_cache(vm);
+    b->index = bt_cache_index(b->cache);
     b->mask_tlb = (uint64_t)(BT_TLB_SIZE - 1) << PAGE_SHIFT;
     b->mask_above = ~PAGE_MASK;
-    b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) << 1;
+    b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) * (sizeof(struct bt_jump) / 8);
     b->mask_arith = FLAG_ARITH;
     b->mask_not_if = ~(uint64_t)FLAG_IF;
     b->mask_spins = SPINS - 1;
@@ -459,6 +460,7 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->leave = (uint64_t)(uintptr_t)bt_leave;
     b->leave_linked = (uint64_t)(uintptr_t)bt_leave_linked;
     bt_tlb_init(b);
+    bt_jumps_init(b);
     bt_x87_init(b);
     if (interp_cpu_init(&b->c, &engine_bt, vm, index, e) < 0) {
         free(b);
