@@ -7,10 +7,7 @@
 #include "cpu/bt/jumps.h"
 #include "cpu/bt/refill.h"
 #include "cpu/x86/mmu.h"
-
-static bool canonical(uint64_t lin) {
-    return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
-}
+#include "cpu/x86/seg.h"
 
 /* Supervisor code in a page that is not global changes the keys, where it is the first. */
 static bool is_first_local(const struct bt_cpu *b, const struct tlb_entry *e) {
@@ -21,7 +18,7 @@ enum bt_refill bt_find_quick(struct bt_cpu *b, uint64_t sum) {
     unsigned mode = b->ways->mode;
     uint64_t key = __atomic_load_n(&b->context_key[mode], __ATOMIC_RELAXED), rip = sum - key;
     const struct tlb_entry *e = tlb_slot(&b->c, b->c.tlb_fetch, rip);
-    if (key == b->no_key || (b->c.mode64 && !canonical(rip)) || !tlb_hit(&b->c, e, e->ex, rip) ||
+    if (key == b->no_key || (b->c.mode64 && !seg_canonical(&b->c, rip)) || !tlb_hit(&b->c, e, e->ex, rip) ||
         is_first_local(b, e))
         return REFILL_FAILED;
     uint64_t backing = rip + e->addend - (uint64_t)(uintptr_t)b->c.ram;

@@ -18,6 +18,7 @@
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
+#include "cpu/x86/seg.h"
 
 #define SPINS 8                    /* PAUSE instructions until the reference engine sees one */
 #define CACHE_BYTES (128ull << 20) /* when nobody says */
@@ -110,15 +111,11 @@ static bool needs_attention(struct x86_cpu *c) {
 
 /* ---- going on without the loop ---- */
 
-static bool canonical(uint64_t rip) {
-    return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
-}
-
 /* The block of the code at c.s.rip when there is one. */
 static struct bt_block *block_known(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
     uint64_t gpa;
-    if (c->mode64 && !canonical(c->s.rip))
+    if (c->mode64 && !seg_canonical(c, c->s.rip))
         return NULL;
     const uint8_t *host = mmu_fetch(c, c->s.rip, &gpa);
     struct bt_block *k = host ? bt_cache_find(b, host) : NULL;
@@ -248,7 +245,7 @@ static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
 static struct bt_block *next_block(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
     uint64_t gpa, rip = c->s.rip;
-    if (c->mode64 && !canonical(rip))
+    if (c->mode64 && !seg_canonical(c, rip))
         cpu_raise_err(c, EXC_GP, 0);
     const uint8_t *host = mmu_fetch(c, rip, &gpa);
     if (!host)
