@@ -100,7 +100,7 @@ struct bt_exit {
 struct bt_block {
     uint64_t key;   /* backing offset of the first byte << BT_KEY_SHIFT | BT_KEY_... | TLB kind */
     uint32_t page;  /* backing page */
-    uint16_t bytes; /* of guest code; 0: to the end of the page, for what is known */
+    uint16_t bytes; /* of guest code */
     uint64_t lines; /* that these lie in */
     uint64_t code;  /* entry (executable) */
     /* Ways in, writable: all registers the guest's, or those in `spilled` lent already. Each is a

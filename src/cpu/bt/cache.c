@@ -221,7 +221,7 @@ static void count_translated(struct bt_cpu *b, const struct bt_block *k, uint64_
     cache->stats.translated++;
     count_bytes(cache);
     cache->stats.translate_ns += mono_now() - start;
-    if (cache->names && k->entry)
+    if (cache->names)
         bt_perfmap_add(cache->names, k->code, (uint64_t)(bt_cache_emit(cache).p - k->entry),
                        b->c.s.rip);
 }
@@ -241,10 +241,9 @@ static enum bt_made block_make(struct bt_cpu *b, const uint8_t *host, uint64_t k
     if (!bt_translate(b, k, copy + off))
         return BT_FULL;
     count_translated(b, k, start);
-    uint64_t bytes = k->bytes ? k->bytes : PAGE_SIZE - off;
-    if (!mem_code_commit(b->c.mem, k->page, off, copy + off, bytes))
+    if (!mem_code_commit(b->c.mem, k->page, off, copy + off, k->bytes))
         return BT_AGAIN;
-    k->lines = mem_code_lines(off, bytes);
+    k->lines = mem_code_lines(off, k->bytes);
     block_keep(b->cache, k);
     *made = k;
     return BT_MADE;

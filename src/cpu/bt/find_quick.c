@@ -18,8 +18,8 @@ enum bt_refill bt_find_quick(struct bt_cpu *b, uint64_t sum) {
     unsigned mode = b->ways->mode;
     uint64_t key = __atomic_load_n(&b->context_key[mode], __ATOMIC_RELAXED), rip = sum - key;
     const struct tlb_entry *e = tlb_slot(&b->c, b->c.tlb_fetch, rip);
-    if (key == b->no_key || (b->c.mode64 && !seg_canonical(&b->c, rip)) || !tlb_hit(&b->c, e, e->ex, rip) ||
-        is_first_local(b, e))
+    if (key == b->no_key || (b->c.mode64 && !seg_canonical(&b->c, rip)) ||
+        !tlb_hit(&b->c, e, e->ex, rip) || is_first_local(b, e))
         return REFILL_FAILED;
     uint64_t backing = rip + e->addend - (uint64_t)(uintptr_t)b->c.ram;
     uint64_t code = bt_index_find(b->index, backing << BT_KEY_SHIFT | mode);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Engine `bt`: the loop that enters translated code, and what it comes back for. What is not 64-bit
- * code, and whatever asks for attention (events, single steps, breakpoints), runs as under the
- * reference engine.
+ * Engine `bt`: the loop that enters translated code, and what it comes back for. Code that is
+ * neither 64-bit nor flat 32-bit (real and virtual-8086 mode, 16-bit segments, segments with bases
+ * or limits), and whatever asks for attention (events, single steps, breakpoints), runs as under
+ * the reference engine.
  */
 #include <asm/prctl.h>
 #include <cpuid.h>
@@ -119,9 +120,8 @@ static struct bt_block *block_known(struct bt_cpu *b) {
         return NULL;
     const uint8_t *host = mmu_fetch(c, c->s.rip, &gpa);
     struct bt_block *k = host ? bt_cache_find(b, host) : NULL;
-    if (!k || !k->entry)
-        return NULL;
-    bt_jump_learn(b, k);
+    if (k)
+        bt_jump_learn(b, k);
     return k;
 }
 
@@ -248,10 +248,7 @@ static struct bt_block *next_block(struct bt_cpu *b) {
     if (c->mode64 && !seg_canonical(c, rip))
         cpu_raise_err(c, EXC_GP, 0);
     const uint8_t *host = mmu_fetch(c, rip, &gpa);
-    if (!host)
-        return NULL;
-    struct bt_block *k = block_at(b, host);
-    return k && k->entry ? k : NULL;
+    return host ? block_at(b, host) : NULL;
 }
 
 static void enter(struct bt_cpu *b, struct bt_block *k) {
