@@ -337,8 +337,6 @@ void *bt_cache_alloc(struct bt_cache *cache, size_t bytes);
 /* Code that regions share, by a key that is not 0: where it is (executable), or 0. */
 uint64_t bt_cache_tail(struct bt_cache *cache, uint64_t key);
 void bt_cache_keep_tail(struct bt_cache *cache, uint64_t key, uint64_t code);
-/* Under the cache's lock: whether there is a living block with this key. */
-bool bt_cache_has(struct bt_cache *cache, uint64_t key);
 bool bt_cache_holds(const struct bt_cache *cache, uint64_t code);
 /* The living block of the code at `host`, made when there is none. */
 enum bt_made {

@@ -191,10 +191,6 @@ static struct bt_block *find(struct bt_cache *cache, uint64_t key) {
     return NULL;
 }
 
-bool bt_cache_has(struct bt_cache *cache, uint64_t key) {
-    return find(cache, key) != NULL;
-}
-
 static void block_keep(struct bt_cache *cache, struct bt_block *k) {
     k->alive = true;
     bt_index_put(&cache->index, k->key, k->code);
