@@ -20,8 +20,7 @@
 #define BT_TLB_SIZE 1024u
 #define BT_JUMP_SIZE 32768u
 #define BT_CONTEXTS 64u
-#define BT_JUMP_PAGES 4096u
-#define BT_MANY_PAGES 1ull
+#define BT_JUMP_COUNTS 65536u
 #define BT_MODES 16u
 
 /*
@@ -179,8 +178,7 @@ struct bt_cpu {
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
     struct bt_tlb_slots slots[3];
     struct bt_jump jump[BT_JUMP_SIZE];
-    /* Pages that `jump` may have entries of, by hash; which, or BT_MANY_PAGES. */
-    uint64_t jump_pages[BT_JUMP_PAGES / 64], jump_page[BT_JUMP_PAGES];
+    uint16_t jump_count[BT_JUMP_COUNTS]; /* its entries, by a hash of their pages */
     struct bt_stats stats;
 };
 

@@ -53,13 +53,13 @@ void bt_keys_update(struct bt_cpu *b) {
 
 static void jumps_clear(struct bt_cpu *b) {
     memset(b->jump, 0, sizeof b->jump);
-    memset(b->jump_pages, 0, sizeof b->jump_pages);
+    memset(b->jump_count, 0, sizeof b->jump_count);
 }
 
 void bt_jumps_forget(struct bt_cpu *b, uint64_t code, uint64_t bytes) {
     for (uint64_t n = 0; n < BT_JUMP_SIZE; n++)
         if (b->jump[n].code - code < bytes)
-            b->jump[n] = (struct bt_jump){0};
+            bt_jump_clear(b, &b->jump[n]);
 }
 
 uint64_t bt_jump_known(const struct bt_cpu *b, uint64_t rip, unsigned mode) {
@@ -80,36 +80,23 @@ void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k) {
 
 /* ---- pages that left the TLB ---- */
 
+/* Where nothing was counted there is nothing to look for, in 4096 places. */
 static void drop_page(struct bt_cpu *b, uint64_t page) {
-    for (uint64_t rip = page; rip < page + PAGE_SIZE; rip++) {
+    const uint16_t *left = bt_jump_count(b, page);
+    for (uint64_t rip = page; *left && rip < page + PAGE_SIZE; rip++) {
         struct bt_jump *j = &b->jump[bt_jump_slot(rip)];
         if (j->page == page)
-            *j = (struct bt_jump){0};
+            bt_jump_clear(b, j);
     }
-}
-
-static void drop_hashed(struct bt_cpu *b, uint64_t page) {
-    unsigned hash = bt_jump_page_hash(page);
-    if (b->jump_page[hash] != page && b->jump_page[hash] != BT_MANY_PAGES)
-        return;
-    drop_page(b, page);
-    if (b->jump_page[hash] == page)
-        b->jump_pages[hash / 64] &= ~(1ull << (hash % 64));
 }
 
 void bt_jumps_drop(struct bt_cpu *b, uint64_t lin, uint64_t bytes) {
-    uint64_t pages = bytes >> PAGE_SHIFT;
-    if (pages > 1024) {
+    if (bytes >> PAGE_SHIFT > 1024) {
         jumps_clear(b);
         return;
     }
-    for (uint64_t n = 0; n < pages; n++) {
-        unsigned hash = bt_jump_page_hash(lin + n * PAGE_SIZE);
-        if (!b->jump_pages[hash / 64] && pages > 1)
-            n |= 63;
-        else if (b->jump_pages[hash / 64] >> (hash % 64) & 1)
-            drop_hashed(b, lin + n * PAGE_SIZE);
-    }
+    for (uint64_t at = 0; at < bytes; at += PAGE_SIZE)
+        drop_page(b, lin + at);
 }
 
 void bt_jumps_init(struct bt_cpu *b) {

@@ -12,19 +12,23 @@ static inline unsigned bt_jump_slot(uint64_t rip) {
     return n & (BT_JUMP_SIZE - 1);
 }
 
-/* Neighbours within 4 MiB are neighbours here. */
-static inline unsigned bt_jump_page_hash(uint64_t page) {
-    uint64_t n = page >> PAGE_SHIFT;
-    return (unsigned)((n & 1023) | ((n >> 10 ^ n >> 19 ^ n >> 28) & 3) << 10);
+static inline uint16_t *bt_jump_count(struct bt_cpu *b, uint64_t page) {
+    uint64_t n = 0;
+    __asm__("crc32q %1, %0" : "+r"(n) : "r"(page));
+    return &b->jump_count[n & (BT_JUMP_COUNTS - 1)];
+}
+
+static inline void bt_jump_clear(struct bt_cpu *b, struct bt_jump *j) {
+    if (j->code)
+        --*bt_jump_count(b, j->page);
+    *j = (struct bt_jump){0};
 }
 
 static inline void bt_jump_put(struct bt_cpu *b, uint64_t rip, uint64_t key, uint64_t code) {
-    uint64_t page = rip & ~PAGE_MASK;
-    unsigned hash = bt_jump_page_hash(page);
-    bool known = b->jump_pages[hash / 64] >> (hash % 64) & 1;
-    b->jump[bt_jump_slot(rip)] = (struct bt_jump){.tag = -(rip + key), .code = code, .page = page};
-    b->jump_page[hash] = !known || b->jump_page[hash] == page ? page : BT_MANY_PAGES;
-    b->jump_pages[hash / 64] |= 1ull << (hash % 64);
+    struct bt_jump *j = &b->jump[bt_jump_slot(rip)];
+    bt_jump_clear(b, j);
+    *j = (struct bt_jump){.tag = -(rip + key), .code = code, .page = rip & ~PAGE_MASK};
+    ++*bt_jump_count(b, j->page);
 }
 
 #endif
