@@ -195,6 +195,35 @@ static void test_iret(void) {
           "vector %d cs 0x%lx", trap.vector, trap.cs);
 }
 
+static volatile ulong supervisor_calls, user_target;
+
+static void for_supervisors(void) {
+    supervisor_calls++;
+}
+
+static void user_jump(void) {
+    asm volatile("jmp *%0" ::"r"(user_target));
+}
+
+/*
+ * Code that is found by the sum of its address and a number that stands for who runs it is found
+ * from elsewhere too, by an address that makes up for the difference.
+ */
+static void test_aliases(void) {
+    void (*volatile call)(void) = for_supervisors;
+    ulong faults = 0, calls = 0;
+    for (ulong high = 1; high < 0x10000; high++) {
+        call();
+        calls++;
+        user_target = (ulong)for_supervisors | high << 48;
+        user_run(user_jump);
+        faults += trap.vector == 13 && trap.error == 0;
+    }
+    check_eq("#GP jumps to what would be supervisors' code but for the highest bits", faults,
+             0xffff);
+    check_eq("and none of it ran", supervisor_calls, calls);
+}
+
 static volatile ulong user_ds, user_es;
 
 static void user_read_segments(void) {
@@ -216,5 +245,6 @@ int main(void) {
     test_bases();
     test_call_gate();
     test_iret();
+    test_aliases();
     return 0;
 }

@@ -26,30 +26,45 @@ struct bt_exit *exit_new(struct tr *t, int64_t target) {
 
 /* ---- look-ups by linear address ---- */
 
-/* Looks up the linear address in s0 for code of a mode. A miss goes to `cold`; on a hit s0 = where
- * it was found. RCX is lent. */
+/* To RCX, CRC-32 of s0; no flag is touched. */
+static void emit_hash(struct tr *t) {
+    EMIT(&t->e, 0xb9, 0, 0, 0, 0); /* mov ecx, 0 */
+    EMIT(&t->e, 0xf2, REX | REX_W | (t->s0 >> 3) * REX_B, 0x0f, 0x38, 0xf1, 0xc8 | (t->s0 & 7));
+}
+
+/* MOV reg, gs:[s0 * 8 + a member of the jump table's entry] */
+static void emit_jump_entry(struct tr *t, unsigned reg, uint32_t member) {
+    EMIT(&t->e, 0x65, REX | REX_W | (reg >> 3) * REX_R | (t->s0 >> 3) * REX_X, OP_LOAD,
+         0x04 | (reg & 7) << 3, 0xc5 | (t->s0 & 7) << 3);
+    emit32(&t->e, BT_OFF(jump) + member);
+}
+
+/* Looks up the linear address in s0 for code of a mode; s0 says what was found. A miss goes to
+ * `cold`, s1 being the sum. RCX is lent. */
 void emit_find(struct tr *t, struct cold *cold, unsigned mode) {
     lend_rcx(t);
     cold->rcx_lent = !t->rcx_free;
+    cold->finds = true;
+    cold->mode = mode;
+    cold->retry = emit_rx(&t->e);
     emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(context_key) + 8u * mode);
     emit_lea_sum(&t->e, t->s1, t->s1, t->s0);
-    emit_pext(t, RCX, t->s0, BT_OFF(mask_jump));
-    emit_mov(&t->e, t->s0, RCX);
-    emit_table(t, RCX, RCX, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, tag));
+    emit_hash(t);
+    emit_pdep(t, t->s0, RCX, BT_OFF(mask_jump));
+    emit_jump_entry(t, RCX, offsetof(struct bt_jump, tag));
     emit_lea_sum(&t->e, RCX, RCX, t->s1);
     cold->from = jump_unless_zero(t);
 }
 
-/* Goes to what was found, at s0. */
+/* Goes to what was found, which s0 says. */
 void emit_go(struct tr *t) {
-    emit_table(t, t->s1, t->s0, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, page));
-    emit_table(t, t->s0, t->s0, BT_OFF(jump) + (uint32_t)offsetof(struct bt_jumps, code));
-    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(page));
-    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(jump_to));
+    emit_jump_entry(t, RCX, offsetof(struct bt_jump, code));
+    emit_jump_entry(t, t->s0, offsetof(struct bt_jump, page));
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(page));
+    emit_gs(&t->e, OP_STORE, RCX, BT_OFF(jump_to));
     emit_unspill(t);
     return_rcx(t);
-    EMIT(&t->e, 0x65, 0xff, 0x24, 0x25); /* jmp gs:[jump_to] */
-    emit32(&t->e, BT_OFF(jump_to));
+    emit_gs_jump(t, BT_OFF(jump_to));
 }
 
 /* ---- known targets ---- */
@@ -209,8 +224,8 @@ static void emit_jump_to(struct tr *t, const struct item *it) {
 static void emit_call_to(struct tr *t, const struct item *it) {
     emit_load_target(t, it);
     emit_find(t, cold_new(t, it), t->block->key & BT_KEY_MODE);
-    return_rcx(t);
     emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(jump_index));
+    return_rcx(t);
     emit_return_address(t, it);
     emit_move_rsp(t, -(int32_t)t->bits / 8);
     emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(jump_index));

@@ -20,8 +20,7 @@
 #define BT_TLB_SIZE 1024u
 #define BT_JUMP_SIZE 32768u
 #define BT_CONTEXTS 64u
-#define BT_JUMP_PAGES 4096u
-#define BT_MANY_PAGES 1ull
+#define BT_JUMP_COUNTS 65536u
 #define BT_MODES 16u
 
 /*
@@ -40,9 +39,11 @@ struct bt_tlb_slots {
     uint64_t used[BT_TLB_SIZE / 64], local[BT_TLB_SIZE / 64];
 };
 
-/* Blocks by linear address: minus (rip + context key), where the code is, and rip's page. */
-struct bt_jumps {
-    uint64_t tag[BT_JUMP_SIZE], code[BT_JUMP_SIZE], page[BT_JUMP_SIZE];
+/* A block by linear address, in one line of the host's cache: minus (rip + context key), where the
+ * code is, and rip's page. */
+struct bt_jump {
+    _Alignas(32) uint64_t tag;
+    uint64_t code, page;
 };
 
 struct bt_cpu;
@@ -55,15 +56,20 @@ struct bt_site;
  */
 typedef bool bt_quick_fn(struct bt_cpu *b, const struct bt_site *s);
 
+/* Where code goes on behind a look-up that missed: once it can hit, and when it cannot. */
+struct bt_ways {
+    uint64_t retry, out;
+    unsigned mode; /* of a look-up of code: BT_KEY_MODE of what is looked for */
+};
+
 /* A place in translated code that calls out; addresses are executable ones. */
 struct bt_site {
+    struct bt_ways ways; /* of a look-up in the inline TLB or the jump table */
     const struct x86_insn *insn;
     uint32_t offset; /* of the instruction in its page */
     uint8_t operand; /* enum bt_operand */
     uint8_t x87;     /* BT_X87_... (fpu.h) */
     uint8_t leaves;  /* never comes back: ends the block */
-    uint64_t retry;  /* a look-up, once the inline TLB was refilled */
-    uint64_t out;    /* what to do when it cannot be */
     uint64_t back;   /* behind the instruction */
     uint64_t via;    /* bt_call_engine(), or bt_call_quick(), which asks `quick` first */
     bt_quick_fn *quick;
@@ -77,6 +83,7 @@ enum bt_operand { BT_NONE, BT_MEMORY, BT_PUSH, BT_POP, BT_FRAME };
  * linked to a block, the registers that both lend stay lent.
  */
 struct bt_exit {
+    struct bt_ways ways; /* of a look-up in the jump table */
     struct bt_block *block;
     uint8_t *inner;       /* displacement of its jump (writable); NULL: not to be linked */
     int32_t target;       /* relative to the page's linear address */
@@ -92,7 +99,7 @@ struct bt_exit {
 struct bt_block {
     uint64_t key;   /* backing offset of the first byte << BT_KEY_SHIFT | BT_KEY_... | TLB kind */
     uint32_t page;  /* backing page */
-    uint16_t bytes; /* of guest code; 0: to the end of the page, for what is known */
+    uint16_t bytes; /* of guest code */
     uint64_t lines; /* that these lie in */
     uint64_t code;  /* entry (executable) */
     /* Ways in, writable: all registers the guest's, or those in `spilled` lent already. Each is a
@@ -106,7 +113,7 @@ struct bt_block {
 };
 
 /* Kinds of code that regions share (cold.c). */
-enum { BT_TAIL_OUT, BT_TAIL_READ, BT_TAIL_WRITE, BT_TAIL_LEAVE, BT_TAILS };
+enum { BT_TAIL_OUT, BT_TAIL_READ, BT_TAIL_WRITE, BT_TAIL_FIND, BT_TAIL_LEAVE, BT_TAILS };
 
 struct bt_cache;
 
@@ -120,9 +127,9 @@ struct bt_cpu {
     uint64_t pushed;   /* a value on its way from memory to the stack */
     uint64_t save_rax; /* and of RAX in an exit's stub */
     uint64_t page;     /* linear address of the page that is being executed in */
-    /* By BT_KEY_MODE: what goes into the jump table's tags; 0: nothing is found there. And what
-     * that is while the vCPU may run. */
-    uint64_t context_key[BT_MODES], key[BT_MODES];
+    /* By BT_KEY_MODE: what is added to an address for the jump table's tags. And what that is while
+     * the vCPU may run. With no_key nothing is found. (jumps.c) */
+    uint64_t context_key[BT_MODES], key[BT_MODES], no_key;
     uint64_t jump_to, jump_index;
     uint64_t poll; /* address that loops store to: of poll_word, or BT_POLL_STOP */
     uint64_t poll_word;
@@ -139,6 +146,7 @@ struct bt_cpu {
     uint64_t seg_base[6], seg_limited[6];
     uint64_t call_out, leave, leave_linked; /* addresses of those below */
     const struct bt_site *site;             /* that calls out */
+    const struct bt_ways *ways;             /* of the look-up of code that missed */
     bool vector;        /* code that runs now has the guest's vector registers in the host's */
     bool vector_wanted; /* the block that was left ended before a vector instruction */
     bool user_vector;   /* one of user code did: it keeps them there from now on */
@@ -157,6 +165,8 @@ struct bt_cpu {
     struct bt_exit *link_exit; /* the exit through which the code was left, or NULL */
     struct bt_cache *cache;
     uint64_t refill_lin, refill_back, refill_rd, refill_wr; /* see below */
+    uint64_t refill_jump;
+    const struct bt_index *index; /* of the cache */
     /* tlb.c: what the inline TLB and the jump table are for. */
     uint64_t seen_space, seen_context;
     const struct tlb_entry *seen_tlb;
@@ -164,38 +174,42 @@ struct bt_cpu {
     struct bt_context {
         uint64_t space, number;
     } contexts[BT_CONTEXTS];
-    uint64_t last_context;
+    uint64_t last_context, secret;
     struct bt_tlb tlb[3]; /* by TLB_SUPER, TLB_USER, TLB_SUPER_AC */
     struct bt_tlb_slots slots[3];
-    struct bt_jumps jump;
-    /* Pages that `jump` may have entries of, by hash; which, or BT_MANY_PAGES. */
-    uint64_t jump_pages[BT_JUMP_PAGES / 64], jump_page[BT_JUMP_PAGES];
+    struct bt_jump jump[BT_JUMP_SIZE];
+    uint16_t jump_count[BT_JUMP_COUNTS]; /* its entries, by a hash of their pages */
     struct bt_stats stats;
 };
 
 #define BT_POLL_STOP 16ull /* never mapped */
 
+static inline void bt_keys_take(struct bt_cpu *b) {
+    for (unsigned m = 0; m < BT_MODES; m++)
+        __atomic_store_n(&b->context_key[m], b->no_key, __ATOMIC_RELEASE);
+}
+static inline void bt_keys_give(struct bt_cpu *b) {
+    for (unsigned m = 0; m < BT_MODES; m++)
+        __atomic_store_n(&b->context_key[m], b->key[m], __ATOMIC_RELEASE);
+}
 /* Translated code is left at the next backward branch, return or indirect branch. Any thread. */
 static inline void bt_stop_code(struct bt_cpu *b) {
     __atomic_store_n(&b->poll, BT_POLL_STOP, __ATOMIC_SEQ_CST);
-    for (unsigned m = 0; m < BT_MODES; m++)
-        __atomic_store_n(&b->context_key[m], 0, __ATOMIC_RELEASE);
+    bt_keys_take(b);
 }
 static inline bool bt_stopped(const struct bt_cpu *b) {
     return __atomic_load_n(&b->poll, __ATOMIC_RELAXED) == BT_POLL_STOP;
 }
 /* What to look up by is another now, unless it has been stopped. */
 static inline void bt_keys_publish(struct bt_cpu *b) {
-    for (unsigned m = 0; m < BT_MODES; m++)
-        __atomic_store_n(&b->context_key[m], b->key[m], __ATOMIC_RELEASE);
+    bt_keys_give(b);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    for (unsigned m = 0; m < BT_MODES && bt_stopped(b); m++)
-        __atomic_store_n(&b->context_key[m], 0, __ATOMIC_RELEASE);
+    if (bt_stopped(b))
+        bt_keys_take(b);
 }
 /* It is not, from now on. Look afterwards for why it might have been stopped. */
 static inline void bt_let_run(struct bt_cpu *b) {
-    for (unsigned m = 0; m < BT_MODES; m++)
-        __atomic_store_n(&b->context_key[m], b->key[m], __ATOMIC_RELEASE);
+    bt_keys_give(b);
     __atomic_store_n(&b->poll, (uint64_t)(uintptr_t)&b->poll_word, __ATOMIC_SEQ_CST);
 }
 #define BT_OFF(field) ((uint32_t)offsetof(struct bt_cpu, field))
@@ -227,6 +241,14 @@ static inline unsigned bt_tlb_kind(const struct x86_cpu *c) {
  * c.tlb must be the TLB that the block uses.
  */
 void bt_refill_read(void), bt_refill_write(void);
+/*
+ * The same for a look-up in the jump table, through gs:[refill_jump], with
+ *   gs:[refill_lin]  = the address that was looked for plus its mode's context key,
+ *   gs:[ways]        = the look-up's.
+ * When the code is known and may be executed there, it is in the table afterwards, and refill_lin
+ * is the address.
+ */
+void bt_refill_jump(void);
 
 /* entry.c */
 void bt_enter(struct bt_cpu *b, uint64_t code); /* returns when translated code was left */
@@ -247,8 +269,7 @@ bool bt_site_run(struct bt_cpu *b, const struct bt_site *site);
 bool bt_exit_run(struct bt_cpu *b);
 bool bt_vector_usable(const struct x86_cpu *c);
 
-/* ---- tlb.c: the inline TLB and the jump table; by the vCPU's thread, or while the world stands
- * ---- */
+/* ---- tlb.c: the inline TLB; by the vCPU's thread, or while the world stands ---- */
 
 void bt_tlb_init(struct bt_cpu *b);
 /* Takes the entry that the vCPU's TLB has for this address at the current privilege, if any. */
@@ -257,10 +278,19 @@ void bt_tlb_learn(struct bt_cpu *b, uint64_t lin);
 void bt_tlb_forget_writes(struct bt_cpu *b, uint64_t host_page);
 /* Address space or privilege may have changed since translated code was left. */
 void bt_context_update(struct bt_cpu *b);
-/* The code at c.s.rip when the jump table has it, or 0. */
-uint64_t bt_jump_known(const struct bt_cpu *b);
+
+/* ---- jumps.c: the jump table; likewise ---- */
+
+void bt_jumps_init(struct bt_cpu *b);
+/* Other keys: the address space has changed, or what it shares with others. */
+void bt_keys_update(struct bt_cpu *b);
+/* The code at an address, for a mode, when the table has it; otherwise, and when translated code is
+ * to be left, 0. */
+uint64_t bt_jump_known(const struct bt_cpu *b, uint64_t rip, unsigned mode);
 /* The code of c.s.rip is at `k`. It was found through the TLB for fetching. */
 void bt_jump_learn(struct bt_cpu *b, const struct bt_block *k);
+/* Pages left the TLB. */
+void bt_jumps_drop(struct bt_cpu *b, uint64_t lin, uint64_t bytes);
 /* Code in [code, code + bytes) is gone. */
 void bt_jumps_forget(struct bt_cpu *b, uint64_t code, uint64_t bytes);
 
@@ -302,8 +332,6 @@ void *bt_cache_alloc(struct bt_cache *cache, size_t bytes);
 /* Code that regions share, by a key that is not 0: where it is (executable), or 0. */
 uint64_t bt_cache_tail(struct bt_cache *cache, uint64_t key);
 void bt_cache_keep_tail(struct bt_cache *cache, uint64_t key, uint64_t code);
-/* Under the cache's lock: whether there is a living block with this key. */
-bool bt_cache_has(struct bt_cache *cache, uint64_t key);
 bool bt_cache_holds(const struct bt_cache *cache, uint64_t code);
 /* Tells base/where.h of this thread where code lies. */
 void bt_cache_lies(const struct bt_cache *cache);
@@ -332,5 +360,6 @@ unsigned bt_cache_flushes(const struct bt_cache *cache);
 /* From now on, names blocks for perf(1). */
 int bt_cache_name_blocks(struct bt_cache *cache, struct err *e);
 struct bt_world_stats *bt_cache_stats(struct bt_cache *cache);
+const struct bt_index *bt_cache_index(const struct bt_cache *cache);
 
 #endif

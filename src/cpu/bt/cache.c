@@ -13,6 +13,7 @@
 
 #include "base/loop.h"
 #include "base/where.h"
+#include "cpu/bt/index.h"
 #include "cpu/bt/perfmap.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/trace.h"
@@ -52,6 +53,7 @@ struct bt_cache {
     _Atomic unsigned flushes;
     struct bt_block *hash[HASH_SIZE];
     struct bt_block *page[HASH_SIZE]; /* by backing page */
+    struct bt_index index;
     struct tail {
         uint64_t key, code;
     } tail[TAILS];
@@ -73,6 +75,17 @@ static bool map_code(struct bt_cache *cache) {
     return cache->rw != MAP_FAILED && cache->rx != MAP_FAILED;
 }
 
+/* A set for each KiB of code: three blocks on average. */
+static bool make_index(struct bt_cache *cache) {
+    cache->index.sets = 1;
+    while (cache->index.sets < cache->bytes / 1024)
+        cache->index.sets *= 2;
+    cache->index.set =
+        mmap(NULL, cache->index.sets * sizeof *cache->index.set, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return cache->index.set != MAP_FAILED;
+}
+
 struct bt_cache *bt_cache_new(struct mem *mem, uint64_t bytes) {
     struct bt_cache *cache = xcalloc(1, sizeof *cache);
     cache->mem = mem;
@@ -82,7 +95,7 @@ struct bt_cache *bt_cache_new(struct mem *mem, uint64_t bytes) {
     cache->rw = cache->rx = MAP_FAILED;
     cache->records = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (cache->records == MAP_FAILED || !map_code(cache)) {
+    if (cache->records == MAP_FAILED || !map_code(cache) || !make_index(cache)) {
         bt_cache_free(cache);
         return NULL;
     }
@@ -98,6 +111,8 @@ void bt_cache_free(struct bt_cache *cache) {
         munmap(cache->rx, cache->bytes);
     if (cache->records != MAP_FAILED)
         munmap(cache->records, cache->bytes);
+    if (cache->index.set && cache->index.set != MAP_FAILED)
+        munmap(cache->index.set, cache->index.sets * sizeof *cache->index.set);
     pthread_mutex_destroy(&cache->lock);
     bt_perfmap_free(cache->names);
     free(cache);
@@ -110,6 +125,10 @@ int bt_cache_name_blocks(struct bt_cache *cache, struct err *e) {
 
 struct bt_world_stats *bt_cache_stats(struct bt_cache *cache) {
     return &cache->stats;
+}
+
+const struct bt_index *bt_cache_index(const struct bt_cache *cache) {
+    return &cache->index;
 }
 
 unsigned bt_cache_flushes(const struct bt_cache *cache) {
@@ -178,12 +197,9 @@ static struct bt_block *find(struct bt_cache *cache, uint64_t key) {
     return NULL;
 }
 
-bool bt_cache_has(struct bt_cache *cache, uint64_t key) {
-    return find(cache, key) != NULL;
-}
-
 static void block_keep(struct bt_cache *cache, struct bt_block *k) {
     k->alive = true;
+    bt_index_put(&cache->index, k->key, k->code);
     k->hash_next = *bucket(cache, k->key);
     *bucket(cache, k->key) = k;
     k->page_next = cache->page[k->page % HASH_SIZE];
@@ -206,11 +222,10 @@ static void count_translated(struct bt_cpu *b, const struct bt_block *k, uint64_
     struct bt_cache *cache = b->cache;
     cache->stats.translated++;
     cache->stats.guest_bytes += k->bytes;
-    if (k->entry)
-        cache->stats.host_bytes += (uint64_t)(bt_cache_emit(cache).p - k->entry);
+    cache->stats.host_bytes += (uint64_t)(bt_cache_emit(cache).p - k->entry);
     count_bytes(cache);
     cache->stats.translate_ns += mono_now() - start;
-    if (cache->names && k->entry)
+    if (cache->names)
         bt_perfmap_add(cache->names, k->code, (uint64_t)(bt_cache_emit(cache).p - k->entry),
                        b->c.s.rip);
 }
@@ -241,12 +256,11 @@ static enum bt_made block_make(struct bt_cpu *b, const uint8_t *host, uint64_t k
     if (!bt_translate(b, k, copy + off))
         return BT_FULL;
     count_translated(b, k, start);
-    uint64_t bytes = k->bytes ? k->bytes : PAGE_SIZE - off;
-    if (!mem_code_commit(b->c.mem, k->page, off, copy + off, bytes))
+    if (!mem_code_commit(b->c.mem, k->page, off, copy + off, k->bytes))
         return BT_AGAIN;
-    k->lines = mem_code_lines(off, bytes);
+    k->lines = mem_code_lines(off, k->bytes);
     block_keep(b->cache, k);
-    if (unlikely(b->c.traced & TRACE_BLOCK && k->entry))
+    if (unlikely(b->c.traced & TRACE_BLOCK))
         trace_block(b, k, host, copy + off);
     *made = k;
     return BT_MADE;
@@ -372,9 +386,8 @@ static void block_kill(struct bt_cache *cache, struct bt_block *k) {
     k->alive = false;
     cache->stats.killed_blocks++;
     hash_remove(cache, k);
+    bt_index_put(&cache->index, k->key, 0);
     unlink_incoming(k);
-    if (!k->entry)
-        return;
     gate_close(cache, k->entry, k->dead);
     gate_close(cache, k->inner, k->dead_inner);
 }
@@ -455,6 +468,7 @@ static void region_empty(struct bt_cache *cache, unsigned n) {
         hash_remove(cache, k);
         page_remove(cache, k);
     }
+    bt_index_sweep(&cache->index, (uint64_t)(uintptr_t)cache->rx + at, cache->region_bytes);
     memset(cache->records + at, 0, r->records_used);
     *r = (struct region){0};
 }

@@ -26,33 +26,40 @@ static struct bt_site *site_new(struct tr *t, const struct cold *cold) {
         t->e.full = true;
         return NULL;
     }
-    *site = (struct bt_site){.insn = insn,
+    *site = (struct bt_site){.ways = {cold->retry, t->tail[BT_TAIL_OUT], cold->mode},
+                             .insn = insn,
                              .offset = cold->item->off,
                              .operand = (uint8_t)cold->operand,
                              .x87 = (uint8_t)fpu_site(t, cold->item),
                              .leaves = cold->back == 0,
-                             .retry = cold->retry,
-                             .out = t->tail[BT_TAIL_OUT],
                              .back = cold->back,
                              .quick = quick,
                              .via = (uint64_t)(uintptr_t)(quick ? bt_call_quick : bt_call_engine)};
     return site;
 }
 
-static void emit_name(struct tr *t, const void *record) { /* mov s1, imm64 */
-    EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_B, 0xb8 | (t->s1 & 7));
+static void emit_name_in(struct tr *t, unsigned reg, const void *record) { /* mov reg, imm64 */
+    EMIT(&t->e, REX | REX_W | (reg >> 3) * REX_B, 0xb8 | (reg & 7));
     emit64(&t->e, (uint64_t)(uintptr_t)record);
 }
 
-static void emit_gs_jump(struct tr *t, uint32_t to) {
+static void emit_name(struct tr *t, const void *record) {
+    emit_name_in(t, t->s1, record);
+}
+
+void emit_gs_jump(struct tr *t, uint32_t to) {
     EMIT(&t->e, 0x65, 0xff, 0x24, 0x25);
     emit32(&t->e, to);
 }
 
-/* jmp [site + member] */
-static void emit_site_jump(struct tr *t, unsigned member) {
-    emit_gs(&t->e, OP_LOAD, t->s1, BT_OFF(site));
+/* What gs:[record] names to s1; jmp [s1 + member] */
+static void emit_record_jump(struct tr *t, uint32_t record, unsigned member) {
+    emit_gs(&t->e, OP_LOAD, t->s1, record);
     EMIT(&t->e, REX | (t->s1 >> 3) * REX_B, 0xff, 0x60 | (t->s1 & 7), member);
+}
+
+static void emit_site_jump(struct tr *t, unsigned member) {
+    emit_record_jump(t, BT_OFF(site), member);
 }
 
 /* ---- tails ---- */
@@ -86,20 +93,36 @@ static void emit_tail_out(struct tr *t) {
     emit_site_jump(t, offsetof(struct bt_site, back));
 }
 
-/* The page of the address in s0 into the inline TLB, and once more (bt_refill_read()); or, when
- * that cannot be, out. */
-static void emit_tail_miss(struct tr *t, uint32_t refill) {
+/* Calls what refills. Returns the jump that is taken when it has; s1 is used. */
+static uint8_t *emit_refill(struct tr *t, uint32_t refill) {
     const unsigned store_bytes = 9, jump_bytes = 8;
-    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(refill_lin));
-    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(site));
     EMIT(&t->e, REX | REX_W | (t->s1 >> 3) * REX_R, OP_LEA, 0x05 | (t->s1 & 7) << 3); /* of RIP */
     emit32(&t->e, store_bytes + jump_bytes);
     emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(refill_back));
     emit_gs_jump(t, refill);
-    uint8_t *refilled = emit_jmp(&t->e, 0);
-    emit_site_jump(t, offsetof(struct bt_site, out));
+    return emit_jmp(&t->e, 0);
+}
+
+/* The page of the address in s0 into the inline TLB, and once more (bt_refill_read()); or, when
+ * that cannot be, out. */
+static void emit_tail_miss(struct tr *t, uint32_t refill) {
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(refill_lin));
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(site));
+    uint8_t *refilled = emit_refill(t, refill);
+    emit_site_jump(t, offsetof(struct bt_site, ways.out));
     emit_land(&t->e, refilled);
-    emit_site_jump(t, offsetof(struct bt_site, retry));
+    emit_site_jump(t, offsetof(struct bt_site, ways.retry));
+}
+
+/* The code at the address whose sum with the key is in s1 into the jump table; s0 has the ways. */
+static void emit_tail_find(struct tr *t) {
+    emit_gs(&t->e, OP_STORE, t->s1, BT_OFF(refill_lin));
+    emit_gs(&t->e, OP_STORE, t->s0, BT_OFF(ways));
+    uint8_t *refilled = emit_refill(t, BT_OFF(refill_jump));
+    emit_record_jump(t, BT_OFF(ways), offsetof(struct bt_ways, out));
+    emit_land(&t->e, refilled);
+    emit_gs(&t->e, OP_LOAD, t->s0, BT_OFF(refill_lin));
+    emit_record_jump(t, BT_OFF(ways), offsetof(struct bt_ways, retry));
 }
 
 static void emit_tail_leave(struct tr *t) {
@@ -114,15 +137,17 @@ static void emit_tail(struct tr *t, unsigned which) {
         emit_tail_out(t);
     else if (which == BT_TAIL_LEAVE)
         emit_tail_leave(t);
+    else if (which == BT_TAIL_FIND)
+        emit_tail_find(t);
     else
         emit_tail_miss(t, which == BT_TAIL_READ ? BT_OFF(refill_rd) : BT_OFF(refill_wr));
 }
 
 /* What a tail depends on; never 0. */
 static uint64_t tail_key(const struct tr *t, unsigned which) {
-    uint64_t key = which | t->s0 << 2 | t->s1 << 6 | 1u << 10;
+    uint64_t key = which | t->s0 << 3 | t->s1 << 7 | 1u << 11;
     if (which == BT_TAIL_OUT || which == BT_TAIL_LEAVE)
-        key |= (uint64_t)t->spilled << 16 | (uint64_t)t->rcx_free << 11;
+        key |= (uint64_t)t->spilled << 16 | (uint64_t)t->rcx_free << 12;
     if (which == BT_TAIL_OUT)
         key |= (uint64_t)group_registers(t) << 32 | (uint64_t)t->rcx_in << 48 |
                (uint64_t)t->mask_tlb << 53 | (uint64_t)t->mask_above << 58;
@@ -161,6 +186,11 @@ static void emit_call_plain(struct tr *t, const struct cold *cold, const struct 
         emit_jmp(&t->e, cold->back);
 }
 
+static void emit_find_missed(struct tr *t, const struct bt_ways *ways) {
+    emit_name_in(t, t->s0, ways);
+    emit_jmp(&t->e, t->tail[BT_TAIL_FIND]);
+}
+
 static void emit_out(struct tr *t, const struct cold *cold) {
     const struct bt_site *site = site_new(t, cold);
     bool both = cold->poll && cold->from;
@@ -180,6 +210,10 @@ static void emit_out(struct tr *t, const struct cold *cold) {
     }
     if (!t->spilled) {
         emit_call_plain(t, cold, site);
+        return;
+    }
+    if (cold->finds) {
+        emit_find_missed(t, &site->ways);
         return;
     }
     if (cold->at != t->s0)
@@ -206,6 +240,11 @@ static void emit_unlinked(struct tr *t, const struct cold *cold) {
     }
     if (!cold->rcx_lent)
         lend_rcx(t);
+    if (cold->finds) {
+        cold->exit->ways = (struct bt_ways){cold->retry, t->tail[BT_TAIL_LEAVE], cold->mode};
+        emit_find_missed(t, &cold->exit->ways);
+        return;
+    }
     emit_name(t, cold->exit);
     emit_jmp(&t->e, t->tail[BT_TAIL_LEAVE]);
 }
@@ -222,11 +261,11 @@ static void emit_group_miss(struct tr *t, struct cold *cold) {
         emit_name(t, site);
         emit_jmp(&t->e, t->tail[cold->write ? BT_TAIL_WRITE : BT_TAIL_READ]);
         if (cold->ahead) {
-            site->retry = emit_rx(&t->e);
+            site->ways.retry = emit_rx(&t->e);
             emit_lea(&t->e, t->s0, t->s0, -cold->ahead);
             emit_jmp(&t->e, cold->retry);
         }
-        site->out = emit_rx(&t->e);
+        site->ways.out = emit_rx(&t->e);
     }
     if (cold->rcx_lent)
         return_rcx(t);

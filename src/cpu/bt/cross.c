@@ -6,22 +6,18 @@
  */
 #include "cpu/bt/strings.h"
 #include "cpu/bt/translate.h"
+#include "cpu/x86/seg.h"
 
 #define ATTR_CODE (SEG_G | SEG_L | SEG_P | SEG_S | 0xb)
 #define ATTR_DATA (SEG_G | SEG_DB | SEG_P | SEG_S | 0x3)
 #define SYSRET_FLAGS 0x3c7fd7u
 
-static bool canonical(uint64_t lin) {
-    return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
-}
-
-/* Where the code at `rip` is, for a mode. */
+/* Goes to the code at `rip`, for a mode, when the jump table has it. */
 static bool find(struct bt_cpu *b, uint64_t rip, unsigned mode) {
-    uint64_t index = rip >> 1 & (BT_JUMP_SIZE - 1);
-    uint64_t key = __atomic_load_n(&b->context_key[mode], __ATOMIC_RELAXED);
-    if (b->jump.tag[index] + rip + key != 0)
+    uint64_t code = bt_jump_known(b, rip, mode);
+    if (!code)
         return false;
-    b->jump_to = b->jump.code[index];
+    b->jump_to = code;
     b->page = rip & ~PAGE_MASK;
     return true;
 }
@@ -63,7 +59,7 @@ static bool cross_sysret(struct bt_cpu *b, const struct bt_site *s) {
     uint16_t base = (uint16_t)(c->s.msr.star >> 48);
     bool vector = b->user_vector && bt_vector_usable(c);
     (void)s;
-    if (!(c->s.efer & EFER_SCE) || flags & (FLAG_TF | FLAG_AC) || !canonical(rip) ||
+    if (!(c->s.efer & EFER_SCE) || flags & (FLAG_TF | FLAG_AC) || !seg_canonical(c, rip) ||
         atomic_load_explicit(&c->v.events, memory_order_relaxed) || c->context != b->seen_context ||
         !find(b, rip, TLB_USER | (vector ? BT_KEY_VECTOR : 0)))
         return false;
@@ -77,7 +73,7 @@ static bool cross_wrbase(struct bt_cpu *b, const struct bt_site *s) {
     struct x86_cpu *c = &b->c;
     const struct x86_insn *i = s->insn;
     uint64_t base = i->osize == 8 ? reg64(c, i->dst) : reg32(c, i->dst);
-    if (!(c->s.cr4 & CR4_FSGSBASE) || !canonical(base))
+    if (!(c->s.cr4 & CR4_FSGSBASE) || !seg_canonical(c, base))
         return false;
     c->s.seg[i->aux].base = c->base64[i->aux] = base;
     return true;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Misses of the inline TLB, without leaving translated code for good: the way in and out (bt.h
- * tells the contract), and the refill from the vCPU's TLB or by a page walk.
+ * Misses of the inline TLB and the jump table, without leaving translated code for good: the way in
+ * and out (bt.h tells the contract), and the refill by a page walk.
  */
 #include "cpu/bt/refill.h"
 
@@ -13,7 +13,7 @@
  * The guest's RSP is put aside for the host's stack, where what C may change is saved. The first
  * look does without vector registers.
  */
-#define REFILL(is_write)                                                                           \
+#define REFILL(quick, is_write, WALK)                                                              \
     __asm__("movq %%rsp, %%gs:%c[guest_rsp]\n\t"                                                   \
             "movq %%gs:%c[host_rsp], %%rsp\n\t"                                                    \
             "pushq %%rax\n\tpushq %%rcx\n\tpushq %%rdx\n\tpushq %%rsi\n\tpushq %%rdi\n\t"          \
@@ -22,7 +22,7 @@
             "movq 80(%%rsp), %%rdi\n\t"                                                            \
             "movq %%gs:%c[lin], %%rsi\n\t"                                                         \
             "movl $" #is_write ", %%edx\n\t"                                                       \
-            "call bt_refill_quick\n\t" WALK(                                                       \
+            "call " #quick "\n\t" WALK(                                                            \
                 is_write) "cmpl $%c[done], %%eax\n\t"                                              \
                           "je 4f\n\t"                                                              \
                           "addq $5, %%gs:%c[back]\n\t"                                             \
@@ -51,13 +51,18 @@
     "call bt_refill_walk\n\t"                                                                      \
     "cmpb $0, %%gs:%c[vector]\n\t"                                                                 \
     "je 3f\n\t" VECTORS_LOAD "3:\n\t"
+#define NO_WALK(is_write) ""
 
 __attribute__((naked)) void bt_refill_read(void) {
-    REFILL(0);
+    REFILL(bt_refill_quick, 0, WALK);
 }
 
 __attribute__((naked)) void bt_refill_write(void) {
-    REFILL(1);
+    REFILL(bt_refill_quick, 1, WALK);
+}
+
+__attribute__((naked)) void bt_refill_jump(void) {
+    REFILL(bt_find_quick, 0, NO_WALK);
 }
 
 enum bt_refill bt_refill_walk(struct bt_cpu *b, uint64_t lin, bool write) {

@@ -264,13 +264,6 @@ static void finish_sti(struct tr *t) {
         }
 }
 
-/* Whether what comes next is a block of its own already, which a branch past the way here may use.
- */
-static bool is_translated(const struct tr *t, const struct item *it, uint32_t off) {
-    uint64_t key = t->block->key + ((uint64_t)(off - t->item[0].off) << BT_KEY_SHIFT);
-    return it->kind == JCC && t->count >= 4 && off < PAGE_SIZE && bt_cache_has(t->b->cache, key);
-}
-
 void region_collect(struct tr *t, const uint8_t *host) {
     uint32_t off = t->b->c.s.rip & PAGE_MASK, used = 0;
     const uint8_t *page = host - off;
@@ -281,7 +274,7 @@ void region_collect(struct tr *t, const uint8_t *host) {
         const struct item *it = &t->item[t->count - 1];
         off += it->insn->len;
         if (t->single ? it->kind >= JCC || ends_flow(it->kind)
-                      : (ends_flow(it->kind) || is_translated(t, it, off)) && !is_awaited(t, off))
+                      : ends_flow(it->kind) && !is_awaited(t, off))
             break;
     }
     finish_sti(t);

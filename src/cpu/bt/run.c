@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Engine `bt`: the loop that enters translated code, and what it comes back for. What is not 64-bit
- * code, and whatever asks for attention (events, single steps, breakpoints), runs as under the
- * reference engine.
+ * Engine `bt`: the loop that enters translated code, and what it comes back for. Code that is
+ * neither 64-bit nor flat 32-bit (real and virtual-8086 mode, 16-bit segments, segments with bases
+ * or limits), and whatever asks for attention (events, single steps, breakpoints), runs as under
+ * the reference engine.
  */
 #include <asm/prctl.h>
 #include <cpuid.h>
@@ -19,6 +20,7 @@
 #include "cpu/x86/exc.h"
 #include "cpu/x86/interp.h"
 #include "cpu/x86/mmu.h"
+#include "cpu/x86/seg.h"
 #include "cpu/x86/trace.h"
 
 #define SPINS 8                    /* PAUSE instructions until the reference engine sees one */
@@ -112,26 +114,21 @@ static bool needs_attention(struct x86_cpu *c) {
 
 /* ---- going on without the loop ---- */
 
-static bool canonical(uint64_t rip) {
-    return (uint64_t)((int64_t)(rip << 16) >> 16) == rip;
-}
-
 /* The block of the code at c.s.rip when there is one. */
 static struct bt_block *block_known(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
     uint64_t gpa;
-    if (c->mode64 && !canonical(c->s.rip))
+    if (c->mode64 && !seg_canonical(c, c->s.rip))
         return NULL;
     const uint8_t *host = mmu_fetch(c, c->s.rip, &gpa);
     struct bt_block *k = host ? bt_cache_find(b, host) : NULL;
-    if (!k || !k->entry)
-        return NULL;
-    bt_jump_learn(b, k);
+    if (k)
+        bt_jump_learn(b, k);
     return k;
 }
 
 static uint64_t code_known(struct bt_cpu *b) {
-    uint64_t code = bt_jump_known(b);
+    uint64_t code = bt_jump_known(b, b->c.s.rip, bt_mode_key(b));
     if (likely(code))
         return code;
     const struct bt_block *k = block_known(b);
@@ -264,13 +261,10 @@ static struct bt_block *block_at(struct bt_cpu *b, const uint8_t *host) {
 static struct bt_block *next_block(struct bt_cpu *b) {
     struct x86_cpu *c = &b->c;
     uint64_t gpa, rip = c->s.rip;
-    if (c->mode64 && !canonical(rip))
+    if (c->mode64 && !seg_canonical(c, rip))
         cpu_raise_err(c, EXC_GP, 0);
     const uint8_t *host = mmu_fetch(c, rip, &gpa);
-    if (!host)
-        return NULL;
-    struct bt_block *k = block_at(b, host);
-    return k && k->entry ? k : NULL;
+    return host ? block_at(b, host) : NULL;
 }
 
 /* The next jump to it does without the loop; unless each entry is to be seen. */
@@ -480,9 +474,10 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     }
     memset(b, 0, sizeof *b);
     b->cache = bt_world_cache(vm);
+    b->index = bt_cache_index(b->cache);
     b->mask_tlb = (uint64_t)(BT_TLB_SIZE - 1) << PAGE_SHIFT;
     b->mask_above = ~PAGE_MASK;
-    b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) << 1;
+    b->mask_jump = (uint64_t)(BT_JUMP_SIZE - 1) * (sizeof(struct bt_jump) / 8);
     b->mask_arith = FLAG_ARITH;
     b->mask_not_if = ~(uint64_t)FLAG_IF;
     b->mask_spins = SPINS - 1;
@@ -495,6 +490,7 @@ static struct vcpu *bt_vcpu_create(struct engine_vm *vm, unsigned index, struct 
     b->leave = (uint64_t)(uintptr_t)bt_leave;
     b->leave_linked = (uint64_t)(uintptr_t)bt_leave_linked;
     bt_tlb_init(b);
+    bt_jumps_init(b);
     bt_x87_init(b);
     if (interp_cpu_init(&b->c, &engine_bt, vm, index, e) < 0) {
         free(b);

@@ -104,15 +104,17 @@ struct group {
 struct cold {
     uint8_t *from;  /* displacement of the jump that goes here, or NULL */
     uint64_t back;  /* where to go on; 0: leaves */
-    uint64_t retry; /* where to try again once the inline TLB was refilled; 0: nowhere */
+    uint64_t retry; /* where to look up again once it can hit; 0: nowhere */
     const struct item *item;
     struct bt_exit *exit; /* for an exit's stub */
     uint8_t *poll;        /* displacement in the NOP behind a poll, or NULL */
     int32_t ahead;        /* of the address that was looked up, the access */
     unsigned at;          /* the register with the address that was looked up */
     enum bt_operand operand;
+    unsigned mode; /* of the code that is looked up */
     bool rcx_lent;
     bool write;
+    bool finds; /* looks up code */
 };
 
 /* A branch whose target has not been emitted yet. */
@@ -250,6 +252,7 @@ enum bt_kind bt_classify_system(const struct tr *t, const struct item *it);
 bt_quick_fn *bt_quick(const struct tr *t, const struct item *it);
 
 /* ---- cold.c ---- */
+void emit_gs_jump(struct tr *t, uint32_t to); /* jmp gs:[to] */
 void emit_leave_stub(struct tr *t, const struct bt_exit *exit);
 void emit_tails(struct tr *t); /* before any of the cold code */
 void emit_cold(struct tr *t, struct cold *cold);

@@ -8,6 +8,7 @@
 #include "base/where.h"
 #include "cpu/x86/debugreg.h"
 #include "cpu/x86/interp.h"
+#include "cpu/x86/seg.h"
 #include "cpu/x86/tlb.h"
 #include "cpu/x86/trace.h"
 #include "cpu/x86/walk.h"
@@ -97,10 +98,6 @@ static noreturn void raise_stack_or_gp(struct x86_cpu *c, unsigned seg) {
     cpu_raise_err(c, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 }
 
-static bool canonical(uint64_t lin) {
-    return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
-}
-
 static bool checks_alignment(const struct x86_cpu *c) {
     return c->tlb == c->tlbs[TLB_OFF];
 }
@@ -129,7 +126,7 @@ static unsigned align_mask(unsigned size) {
 }
 
 void mmu_check_alignment(struct x86_cpu *c, uint64_t lin, unsigned mask, unsigned seg) {
-    if (c->mode64 && !canonical(lin))
+    if (c->mode64 && !seg_canonical(c, lin))
         raise_stack_or_gp(c, seg);
     if (unlikely(checks_alignment(c)) && lin & mask)
         cpu_raise_err(c, EXC_AC, 0);
@@ -138,7 +135,7 @@ void mmu_check_alignment(struct x86_cpu *c, uint64_t lin, unsigned mask, unsigne
 uint64_t mmu_check_range(struct x86_cpu *c, uint64_t lin, unsigned size, unsigned seg) {
     if (!c->mode64)
         return lin & UINT32_MAX;
-    if (!canonical(lin) || !canonical(lin + size - 1))
+    if (!seg_canonical(c, lin) || !seg_canonical(c, lin + size - 1))
         raise_stack_or_gp(c, seg);
     return lin;
 }
@@ -338,7 +335,7 @@ void *mmu_host(struct x86_cpu *c, uint64_t lin, bool write, unsigned seg, uint64
 bool mmu_fill(struct x86_cpu *c, uint64_t lin, bool write) {
     struct walk w;
     unsigned access = write ? WALK_W : 0, kind = current_kind(c);
-    if (c->mode64 && !canonical(lin))
+    if (c->mode64 && !seg_canonical(c, lin))
         return false;
     return !walk_tables(c, kind, lin, access, &w) && arrive(c, kind, lin, access, &w).host;
 }
@@ -350,7 +347,7 @@ static uint64_t sys_linear(const struct x86_cpu *c, uint64_t lin) {
 }
 
 static void sys_check(struct x86_cpu *c, uint64_t lin) {
-    if (c->lma && !canonical(lin))
+    if (c->lma && !seg_canonical(c, lin))
         cpu_raise_err(c, EXC_GP, 0);
 }
 
@@ -370,13 +367,13 @@ void mmu_sys_probe(struct x86_cpu *c, uint64_t lin, unsigned len, bool write) {
 }
 
 void mmu_probe_as(struct x86_cpu *c, uint64_t lin, unsigned len, bool write, bool user, bool wide) {
-    if (wide && !canonical(lin))
+    if (wide && !seg_canonical(c, lin))
         cpu_raise_err(c, EXC_SS, 0);
     probe(c, user ? TLB_USER : TLB_SUPER, lin, len, write, wide);
 }
 
 void mmu_st_as(struct x86_cpu *c, uint64_t lin, uint64_t v, unsigned size, bool user, bool wide) {
-    if (wide && !canonical(lin))
+    if (wide && !seg_canonical(c, lin))
         cpu_raise_err(c, EXC_SS, 0);
     store(c, user ? TLB_USER : TLB_SUPER, lin, v, size, wide);
 }
