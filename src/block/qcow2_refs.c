@@ -361,7 +361,7 @@ uint64_t qcow2_entry_clusters(const struct qcow2 *q, uint64_t entry, uint64_t *f
 
 void qcow2_drop_later(struct qcow2 *q, uint64_t first, uint64_t count) {
     struct qcow2_freed *last =
-        q->freed_count > q->freed_ripe ? &q->freed[q->freed_count - 1] : NULL;
+        q->freed && q->freed_count > q->freed_ripe ? &q->freed[q->freed_count - 1] : NULL;
 
     if (!count)
         return;
@@ -369,7 +369,7 @@ void qcow2_drop_later(struct qcow2 *q, uint64_t first, uint64_t count) {
         last->count += count;
         return;
     }
-    if (q->freed_count == q->freed_max) {
+    if (!q->freed || q->freed_count == q->freed_max) {
         size_t max = MAX(q->freed_max * 2, 64);
         struct qcow2_freed *more = xcalloc(max, sizeof(*more));
 
