@@ -184,6 +184,8 @@ static int switch_table(struct qcow2 *q, uint64_t off, uint32_t clusters) {
 static int grow_table(struct qcow2 *q, uint64_t i) {
     uint64_t per = q->cluster_size / 8, first = i * q->ref_entries, clusters, blocks = 1;
 
+    if (i >= QCOW2_REFTABLE_MAX / 8)
+        return -EFBIG;
     for (;;) {
         clusters = (i + blocks + MAX(i / 2, 16ull) + per - 1) / per;
         if (blocks * q->ref_entries >= blocks + clusters)
