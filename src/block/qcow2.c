@@ -210,7 +210,7 @@ static struct volume *qcow2_open(struct hostfile *file, bool for_repair, struct 
 }
 
 static bool probe(const uint8_t *head, size_t len) {
-    return len >= 8 && be32_get(head) == QCOW2_MAGIC && be32_get(head + 4) >= 2;
+    return len >= 4 && be32_get(head) == QCOW2_MAGIC;
 }
 
 static const char *const suffixes[] = {"qcow2", "qcow", NULL};

@@ -131,8 +131,8 @@ static uint64_t file_size(const struct layout *l, uint64_t clusters, uint64_t en
 
     do {
         used = 1 + l->l1_clusters + l2s + clusters + blocks + table;
-        blocks = used / l->per_block + 1;
-        table = blocks * 8 / l->cluster + 1;
+        blocks = (used >> (l->h.cluster_bits + 3 - l->h.refcount_order)) + 1;
+        table = (blocks * 8 >> l->h.cluster_bits) + 1;
     } while (1 + l->l1_clusters + l2s + clusters + blocks + table > used);
     return used << l->h.cluster_bits;
 }

@@ -106,8 +106,8 @@ static int block_of(struct qcow2 *q, uint64_t cluster, uint8_t **block, uint64_t
 }
 
 int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *count) {
-    uint8_t *block;
-    uint64_t off;
+    uint8_t *block = NULL;
+    uint64_t off = 0;
     int r = block_of(q, cluster, &block, &off);
 
     if (r == 0)
@@ -121,12 +121,12 @@ int qcow2_ref_get(struct qcow2 *q, uint64_t cluster, uint64_t *count) {
  * free. */
 static int make_block(struct qcow2 *q, uint32_t i) {
     uint64_t first = (uint64_t)i * q->ref_entries, off = first << q->cluster_bits;
-    uint8_t *block;
+    uint8_t *block = NULL;
     int r = qcow2_place_ok(q, off, q->cluster_size)
                 ? table_cache_make(q->refblocks, off, &block)
                 : qcow2_corrupt(q, "no refcounts for the tables at %#" PRIx64, off);
 
-    if (r < 0)
+    if (r < 0 || !block)
         return r;
     put(q, block, 0, 1);
     q->reftable[i] = off;
@@ -184,6 +184,8 @@ static int switch_table(struct qcow2 *q, uint64_t off, uint32_t clusters) {
 static int grow_table(struct qcow2 *q, uint64_t i) {
     uint64_t per = q->cluster_size / 8, first = i * q->ref_entries, clusters, blocks = 1;
 
+    if (i >= QCOW2_REFTABLE_MAX / 8)
+        return -EFBIG;
     for (;;) {
         clusters = (i + blocks + MAX(i / 2, 16ull) + per - 1) / per;
         if (blocks * q->ref_entries >= blocks + clusters)
@@ -232,7 +234,7 @@ static int need_block(struct qcow2 *q, uint64_t cluster) {
 }
 
 int qcow2_ref_set(struct qcow2 *q, uint64_t cluster, uint64_t count) {
-    uint8_t *block;
+    uint8_t *block = NULL;
     uint64_t off = 0;
     uint32_t i = (uint32_t)(cluster % q->ref_entries);
     int r = need_block(q, cluster);
@@ -241,6 +243,8 @@ int qcow2_ref_set(struct qcow2 *q, uint64_t cluster, uint64_t count) {
         r = block_of(q, cluster, &block, &off);
     if (r < 0)
         return r;
+    if (!block)
+        return qcow2_corrupt(q, "refcounts that have no place");
     put(q, block, i, count);
     table_cache_changed(q->refblocks, off, (uint32_t)((uint64_t)i * q->ref_bits / 8),
                         MAX(q->ref_bits / 8, 1u));
@@ -248,7 +252,7 @@ int qcow2_ref_set(struct qcow2 *q, uint64_t cluster, uint64_t count) {
 }
 
 static int add_one(struct qcow2 *q, uint64_t cluster, int by) {
-    uint64_t count;
+    uint64_t count = 0;
     int r = qcow2_ref_get(q, cluster, &count);
 
     if (r < 0)
@@ -290,7 +294,7 @@ static const struct qcow2_alloc *reserved_at(const struct qcow2 *q, uint64_t clu
 }
 
 static int is_free(struct qcow2 *q, uint64_t cluster) {
-    uint64_t count;
+    uint64_t count = 0;
     int r;
 
     if (cluster >= (uint64_t)INT64_MAX >> q->cluster_bits ||
@@ -359,7 +363,7 @@ uint64_t qcow2_entry_clusters(const struct qcow2 *q, uint64_t entry, uint64_t *f
 
 void qcow2_drop_later(struct qcow2 *q, uint64_t first, uint64_t count) {
     struct qcow2_freed *last =
-        q->freed_count > q->freed_ripe ? &q->freed[q->freed_count - 1] : NULL;
+        q->freed && q->freed_count > q->freed_ripe ? &q->freed[q->freed_count - 1] : NULL;
 
     if (!count)
         return;
@@ -367,11 +371,11 @@ void qcow2_drop_later(struct qcow2 *q, uint64_t first, uint64_t count) {
         last->count += count;
         return;
     }
-    if (q->freed_count == q->freed_max) {
+    if (!q->freed || q->freed_count == q->freed_max) {
         size_t max = MAX(q->freed_max * 2, 64);
         struct qcow2_freed *more = xcalloc(max, sizeof(*more));
 
-        if (q->freed_count)
+        if (q->freed)
             memcpy(more, q->freed, q->freed_count * sizeof(*more));
         free(q->freed);
         q->freed = more;

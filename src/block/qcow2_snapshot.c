@@ -169,6 +169,8 @@ static int look(struct qcow2 *q, uint64_t first, uint64_t count) {
 
     for (uint64_t i = 0; i < count && r == 0; i++) {
         r = qcow2_ref_get(q, first + i, &n);
+        if (r == 0 && !n)
+            return qcow2_corrupt(q, "cluster %" PRIu64 " is used but not counted", first + i);
         if (r == 0 && n > most / 2)
             r = -EOVERFLOW;
     }
@@ -204,7 +206,7 @@ static int set_flag(struct qcow2 *q, uint64_t *entry) {
 }
 
 static int walk_l2(struct qcow2 *q, enum walk how, uint64_t off) {
-    uint8_t *l2;
+    uint8_t *l2 = NULL;
     int r = qcow2_place_ok(q, off, q->cluster_size) ? table_cache_get(q->l2s, off, &l2)
                                                     : qcow2_corrupt(q, "an L2 table");
 

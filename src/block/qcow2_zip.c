@@ -145,8 +145,8 @@ static uint64_t descriptor(const struct qcow2 *q, uint64_t off, size_t len) {
 static int put_packed(struct qcow2 *q, uint64_t cluster, const uint8_t *packed, size_t len) {
     uint32_t i = qcow2_l2_index(q, cluster);
     struct qcow2_entry old, new = {0};
-    uint64_t off = 0, l2_off, first, count;
-    uint8_t *l2;
+    uint64_t off = 0, l2_off = 0, first, count;
+    uint8_t *l2 = NULL;
     int r;
 
     if (q->broken)

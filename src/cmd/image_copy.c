@@ -383,7 +383,7 @@ int imgcmd_rebase(const struct imgcmd_args *a, struct err *e) {
     }
     if (r == 0 && !a->unsafe && v->backing)
         r = rebase_all(v, base, e);
-    if (r == 0)
+    if (r == 0 && v->ops->set_backing)
         r = v->ops->set_backing(v, named ? a->backing : NULL,
                                 named ? a->backing_format->name : NULL, e);
     if (r < 0)
