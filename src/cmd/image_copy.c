@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/err.h"
 #include "base/util.h"
+#include "block/hostfile.h"
 #include "cmd/image.h"
 #include "domain/domain.h"
 
@@ -149,27 +151,63 @@ static int convert(const struct imgcmd_args *a, struct volume *from, struct volu
     return r < 0 ? err_set(e, -r, "%s to %s", a->files[0], a->files[1]) : 0;
 }
 
-int imgcmd_convert(const struct imgcmd_args *a, struct err *e) {
-    struct volume *from = imgcmd_open(a, 0, true, e), *to = NULL;
-    struct volume_options o = {.format = a->output ? a->output : &volume_qcow2};
+/* Converts to a file that may be overwritten. */
+static int convert_to(const struct imgcmd_args *a, const char *path, struct volume *from,
+                      struct err *e) {
+    const struct volume_options o = {.format = a->output ? a->output : &volume_qcow2};
     struct volume_create c = a->create;
-    bool made;
-    int r = -1, closed;
+    struct volume *to;
+    int r, closed;
 
-    if (!from)
-        return -1;
     c.size = from->size;
-    c.force = a->force;
-    made = volume_create(a->files[1], o.format, &c, e) == 0;
-    if (made)
-        to = volume_open(a->files[1], &o, e);
-    if (to)
-        r = convert(a, from, to, e);
+    c.force = true;
+    if (volume_create(path, o.format, &c, e) < 0)
+        return -1;
+    to = volume_open(path, &o, e);
+    r = to ? convert(a, from, to, e) : -1;
     closed = volume_close(to);
     if (r == 0 && closed < 0)
-        r = err_set(e, -closed, "%s", a->files[1]);
-    if (r < 0 && made)
-        unlink(a->files[1]);
+        r = err_set(e, -closed, "%s", path);
+    return r;
+}
+
+/* Whether what is there may be replaced: the user says so, and nobody uses it. */
+static int may_replace(const struct imgcmd_args *a, const char *path, struct err *e) {
+    const struct hostfile_options o = {.read_only = false};
+    struct hostfile *file;
+
+    if (access(path, F_OK) < 0)
+        return 0;
+    if (!a->force)
+        return err_set(e, 0, "%s: is there already; --force overwrites it", path);
+    file = hostfile_open(path, &o, e);
+    hostfile_close(file);
+    return file ? 0 : -1;
+}
+
+static bool is_device(const char *path) {
+    struct stat st;
+
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode);
+}
+
+/* A file takes its name when it is whole: until then, what had the name stays. */
+int imgcmd_convert(const struct imgcmd_args *a, struct err *e) {
+    cleanup_free char *real = realpath(a->files[1], NULL); /* where a link leads to */
+    const char *path = real ? real : a->files[1];
+    cleanup_free char *part = xasprintf("%s.%ld.part", path, (long)getpid());
+    struct volume *from = imgcmd_open(a, 0, true, e);
+    int r = from ? may_replace(a, path, e) : -1;
+
+    if (r == 0 && is_device(path)) {
+        r = convert_to(a, path, from, e);
+    } else if (r == 0) {
+        r = convert_to(a, part, from, e);
+        if (r == 0 && rename(part, path) < 0)
+            r = err_set(e, errno, "rename %s to %s", part, path);
+        if (r < 0)
+            unlink(part);
+    }
     volume_close(from);
     return r;
 }

@@ -171,6 +171,24 @@ def test_a_full_disk():
     check(not os.path.exists(to), 'left behind')
 
 
+def test_what_is_overwritten_stays_until_the_end():
+    folder = path('overwritten')
+    os.mkdir(folder)
+    raw, to, link = sample('small.raw', 4), folder + '/to.qcow2', path('link.qcow2')
+    image('convert', raw, to)
+    os.symlink(to, link)
+    subprocess.run(['sh', '-c', 'trap "" XFSZ; ulimit -f 1024; exec "$@"', 'sh', RF, 'image',
+                    'convert', '--force', sample('large.raw', 16), to], stderr=subprocess.DEVNULL)
+    image('compare', raw, to)
+    check(os.listdir(folder) == ['to.qcow2'], os.listdir(folder))
+    expect(rf('image', 'convert', raw, to), 1, '--force overwrites it')
+    image('convert', '--force', '-O', 'raw', to, raw + '.new')
+    image('convert', '--force', '-c', raw, link)
+    check(os.path.islink(link) and os.listdir(folder) == ['to.qcow2'])
+    image('compare', raw, to)
+    expect(rf('image', 'convert', '--force', to, to), 1, 'in use')
+
+
 def guest(*args):
     folder = find_appliance()
     if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
