@@ -36,13 +36,13 @@ $(APPLIANCE): tools/appliance.sh tools/appliance/init tools/appliance/motd | pac
 run: all $(APPLIANCE)
 	@$(B)/rf run $(ARGS)
 
-test: packages-build $(B)/build.ninja $(APPLIANCE)
+test: packages-build packages-test $(B)/build.ninja $(APPLIANCE)
 	@ninja -C $(B) -j $(JOBS)
 	@python3 tools/test.py $(B) $(ARGS)
 
 # The unit tests and a boot by each engine under a sanitizer; without address-space randomization, which gcc 12's
 # runtimes cannot always bear.
-check: packages-build $(APPLIANCE)
+check: packages-build packages-test $(APPLIANCE)
 	@[ -n "$(SAN_$(SAN))" ] || { echo "make: SAN is address, undefined or thread" >&2; exit 2; }
 	@[ -e $(B)/san-$(SAN)/build.ninja ] || meson setup $(B)/san-$(SAN) \
 		-Db_sanitize=$(SAN_$(SAN)) -Db_lundef=false -Doptimization=1 >/dev/null
