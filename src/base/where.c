@@ -50,8 +50,12 @@ static void install(void) {
 bool where_watch(struct where_profile *profile) {
     struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGPROF};
     const struct itimerspec period = {{0, PERIOD_NS}, {0, PERIOD_NS}};
+    sigset_t prof;
 
     pthread_once(&handler_once, install);
+    sigemptyset(&prof);
+    sigaddset(&prof, SIGPROF);
+    pthread_sigmask(SIG_UNBLOCK, &prof, NULL);
     event._sigev_un._tid = gettid();
     if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &self.timer) < 0)
         return false;

@@ -3,13 +3,13 @@
 #include "base/worker.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/thread.h"
 #include "base/util.h"
 
 struct worker {
@@ -28,26 +28,15 @@ static void *run(void *arg) {
     return NULL;
 }
 
-static int start(struct worker *w) {
-    sigset_t all, old;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int r = pthread_create(&w->thread, NULL, run, w);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return r;
-}
-
 struct worker *worker_new(const char *name, struct err *e) {
     struct worker *w = xcalloc(1, sizeof(*w));
 
     for (size_t i = 0; i + 1 < sizeof(w->name) && name[i]; i++)
         w->name[i] = name[i];
     w->loop = loop_new(e);
-    int r = w->loop ? start(w) : 0;
+    int r = w->loop ? thread_start(&w->thread, w->name, run, w) : 0;
     if (w->loop && r == 0) {
         w->running = true;
-        pthread_setname_np(w->thread, w->name);
         return w;
     }
     if (w->loop)

@@ -3,11 +3,11 @@
 #include "block/pool.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
 #include "base/notifier.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "block/block.h"
 
@@ -91,15 +91,9 @@ static void finish(void *arg) {
 
 /* With the lock held. A host that gives no thread leaves the work to those that there are. */
 static bool start_thread(struct block_pool *p) {
-    sigset_t all, old;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int r = pthread_create(&p->threads[p->started], NULL, worker, p);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (r != 0)
+    if (thread_start(&p->threads[p->started], "block", worker, p) != 0)
         return false;
-    pthread_setname_np(p->threads[p->started++], "block");
+    p->started++;
     return true;
 }
 

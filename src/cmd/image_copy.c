@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "block/hostfile.h"
 #include "cmd/image.h"
@@ -113,7 +114,7 @@ static int run_copy(struct copy *c, const char *what) {
     unsigned n = 0;
     const struct timespec tick = {.tv_nsec = 20000000};
 
-    while (n < THREADS && pthread_create(&threads[n], NULL, copier, c) == 0)
+    while (n < THREADS && thread_start(&threads[n], "copy", copier, c) == 0)
         n++;
     if (!n)
         copier(c);

@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "cpu/x86/state.h"
 #include "mem/mem.h"
@@ -196,7 +197,8 @@ int vcpu_set_start(struct vcpu_set *s, struct err *e) {
         pthread_mutex_lock(&s->lock);
         s->beyond++;
         pthread_mutex_unlock(&s->lock);
-        r = pthread_create(&t->thread, NULL, vcpu_main, t);
+        snprintf(name, sizeof(name), "vcpu%u", i);
+        r = thread_start(&t->thread, name, vcpu_main, t);
         if (r != 0) {
             pthread_mutex_lock(&s->lock);
             s->beyond--;
@@ -204,8 +206,6 @@ int vcpu_set_start(struct vcpu_set *s, struct err *e) {
             return err_set(e, r, "vCPU %u: thread", i);
         }
         t->started = true;
-        snprintf(name, sizeof(name), "vcpu%u", i);
-        pthread_setname_np(t->thread, name);
     }
     return 0;
 }

@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,6 +16,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "ui/chardev.h"
 
@@ -109,7 +109,6 @@ static void *writer(void *arg) {
 struct output *output_new(struct loop *l, int fd, bool own, const char *name, struct err *e) {
     struct output *o = xcalloc(1, sizeof(*o));
     pthread_condattr_t monotonic;
-    sigset_t all, old;
     int r;
 
     o->loop = l;
@@ -122,10 +121,7 @@ struct output *output_new(struct loop *l, int fd, bool own, const char *name, st
     pthread_cond_init(&o->filled, NULL);
     pthread_cond_init(&o->moved, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    r = pthread_create(&o->thread, NULL, writer, o);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    r = thread_start(&o->thread, "output", writer, o);
     if (r == 0)
         return o;
     err_set(e, r, "%s: thread", name);
