@@ -77,14 +77,8 @@ static int write_back(struct qcow2 *q) {
         if (r == 0)
             r = qcow2_drop_ripe(q);
     } while (r == 0 && (q->freed_count || (!q->dirty && table_cache_dirty(q->refblocks))));
-    /* With lazy refcounts, they are written now. */
-    if (r == 0 && q->dirty) {
-        q->dirty = false;
-        r = qcow2_sync(q);
-        q->dirty = true;
-        if (r == 0)
-            r = qcow2_set_dirty(q, false);
-    }
+    if (r == 0)
+        r = qcow2_settle(q);
     pthread_mutex_unlock(&q->lock);
     return r;
 }

@@ -173,6 +173,9 @@ int qcow2_header_make(const struct qcow2_header *h, const char *backing_name,
                       const char *backing_format, uint8_t *cluster);
 /* Writes it all. */
 int qcow2_header_write(struct qcow2 *q);
+/* The header as it is in memory now, on disk for certain; when that fails, `before` is in memory
+ * again. */
+int qcow2_header_switch(struct qcow2 *q, const struct qcow2_header *before);
 /* Sets or clears the dirty bit, on disk. */
 int qcow2_set_dirty(struct qcow2 *q, bool dirty);
 /* Notes that the image contradicts itself, on disk too, and returns -EIO. */
@@ -204,6 +207,8 @@ uint64_t qcow2_entry_clusters(const struct qcow2 *q, uint64_t entry, uint64_t *f
 int qcow2_write_tables(struct qcow2 *q);
 /* fdatasync, after which what was freed before may be used again. */
 int qcow2_sync(struct qcow2 *q);
+/* Writes the refcounts that were put off, after which the image is not dirty any more. */
+int qcow2_settle(struct qcow2 *q);
 /* With `gate` held alone as well: drops the references whose time has come. */
 int qcow2_drop_ripe(struct qcow2 *q);
 

@@ -172,11 +172,8 @@ static int move_l1(struct qcow2 *q, uint32_t entries) {
     }
     q->h.l1_offset = off;
     q->h.l1_size = entries;
-    r = qcow2_header_write(q);
-    if (r == 0)
-        r = hostfile_sync(q->file);
+    r = qcow2_header_switch(q, &before);
     if (r < 0) {
-        q->h = before;
         free(l1);
         return r;
     }
@@ -190,16 +187,12 @@ static int move_l1(struct qcow2 *q, uint32_t entries) {
 }
 
 static int set_size(struct qcow2 *q, uint64_t size) {
-    uint64_t before = q->h.size;
+    const struct qcow2_header before = q->h;
     int r;
 
     q->h.size = size;
-    r = qcow2_header_write(q);
+    r = qcow2_header_switch(q, &before);
     if (r == 0)
-        r = hostfile_sync(q->file);
-    if (r < 0)
-        q->h.size = before;
-    else
         q->v.size = size;
     return r;
 }

@@ -262,6 +262,16 @@ int qcow2_header_write(struct qcow2 *q) {
     return r < 0 ? r : hostfile_write(q->file, 0, cluster, q->cluster_size);
 }
 
+int qcow2_header_switch(struct qcow2 *q, const struct qcow2_header *before) {
+    int r = qcow2_header_write(q);
+
+    if (r == 0)
+        r = hostfile_sync(q->file);
+    if (r < 0)
+        q->h = *before;
+    return r;
+}
+
 int qcow2_set_dirty(struct qcow2 *q, bool dirty) {
     int r;
 

@@ -166,13 +166,9 @@ static int switch_table(struct qcow2 *q, uint64_t off, uint32_t clusters) {
 
     q->h.reftable_offset = off;
     q->h.reftable_clusters = clusters;
-    r = qcow2_header_write(q);
-    if (r == 0)
-        r = hostfile_sync(q->file);
-    if (r < 0) {
-        q->h = before;
+    r = qcow2_header_switch(q, &before);
+    if (r < 0)
         return r;
-    }
     qcow2_drop_later(q, before.reftable_offset >> q->cluster_bits, before.reftable_clusters);
     return 0;
 }
@@ -491,4 +487,15 @@ int qcow2_sync(struct qcow2 *q) {
     q->barrier = false;
     q->freed_ripe = q->freed_count;
     return 0;
+}
+
+int qcow2_settle(struct qcow2 *q) {
+    int r;
+
+    if (!q->dirty)
+        return 0;
+    q->dirty = false;
+    r = qcow2_sync(q);
+    q->dirty = true;
+    return r < 0 ? r : qcow2_set_dirty(q, false);
 }

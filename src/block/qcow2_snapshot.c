@@ -145,13 +145,9 @@ static int write_table(struct qcow2 *q, const struct qcow2_snapshot *list, uint3
         return r;
     q->h.snapshots_offset = off;
     q->h.snapshot_count = count;
-    r = qcow2_header_write(q);
-    if (r == 0)
-        r = hostfile_sync(q->file);
-    if (r < 0) {
-        q->h = before;
+    r = qcow2_header_switch(q, &before);
+    if (r < 0)
         return r;
-    }
     qcow2_drop_later(q, before.snapshots_offset >> q->cluster_bits,
                      qcow2_clusters(q, q->snapshot_bytes));
     q->snapshot_bytes = bytes;
@@ -274,13 +270,8 @@ static int end(struct qcow2 *q, int r, const char *what, const char *name, struc
 
     if (r == 0)
         r = drop_all(q);
-    if (r == 0 && q->dirty && !lazy) {
-        q->dirty = false;
-        r = qcow2_sync(q);
-        q->dirty = true;
-        if (r == 0)
-            r = qcow2_set_dirty(q, false);
-    }
+    if (r == 0 && !lazy)
+        r = qcow2_settle(q);
     pthread_mutex_unlock(&q->lock);
     pthread_rwlock_unlock(&q->gate);
     if (r == -EOVERFLOW)

@@ -46,6 +46,14 @@ void arguments_free(struct arguments *a) {
     free(a->items);
 }
 
+int arguments_run(const struct arguments *verb, int argc, char **argv,
+                  int (*run)(const struct arguments *a, const char *what), const char *what) {
+    cleanup_arguments struct arguments a = *verb;
+    int status = arguments_parse(&a, argc, argv);
+
+    return status >= 0 ? status : run(&a, what);
+}
+
 char *arguments_join(const struct arguments *a, size_t from) {
     char *text = xstrdup(from < a->count ? a->items[from] : "");
 

@@ -34,6 +34,9 @@ struct arguments {
 /* -1 to go on, or the exit status: help was asked for, or the usage is wrong. */
 int arguments_parse(struct arguments *a, int argc, char **argv);
 void arguments_free(struct arguments *a);
+/* Parses, and runs a verb on what was given; the exit status. */
+int arguments_run(const struct arguments *verb, int argc, char **argv,
+                  int (*run)(const struct arguments *a, const char *what), const char *what);
 
 /* The items from `from` on, with commas between; the caller's. */
 char *arguments_join(const struct arguments *a, size_t from);

@@ -85,11 +85,10 @@ void cmd_block_attach_help(void) {
 }
 
 int cmd_block_attach(int argc, char **argv) {
-    cleanup_arguments struct arguments a = {
-        "block-attach", json_options, cmd_block_attach_help, 2, 0, 0, NULL, 0};
-    int status = arguments_parse(&a, argc, argv);
+    static const struct arguments verb = {
+        .verb = "block-attach", .options = json_options, .help = cmd_block_attach_help, .min = 2};
 
-    return status >= 0 ? status : attach(&a, "disk");
+    return arguments_run(&verb, argc, argv, attach, "disk");
 }
 
 void cmd_network_attach_help(void) {
@@ -100,11 +99,12 @@ void cmd_network_attach_help(void) {
 }
 
 int cmd_network_attach(int argc, char **argv) {
-    cleanup_arguments struct arguments a = {
-        "network-attach", json_options, cmd_network_attach_help, 1, 0, 0, NULL, 0};
-    int status = arguments_parse(&a, argc, argv);
+    static const struct arguments verb = {.verb = "network-attach",
+                                          .options = json_options,
+                                          .help = cmd_network_attach_help,
+                                          .min = 1};
 
-    return status >= 0 ? status : attach(&a, "nic");
+    return arguments_run(&verb, argc, argv, attach, "nic");
 }
 
 /* --- list --- */
@@ -178,11 +178,10 @@ void cmd_block_list_help(void) {
 }
 
 int cmd_block_list(int argc, char **argv) {
-    cleanup_arguments struct arguments a = {
-        "block-list", json_options, cmd_block_list_help, 1, 0, 0, NULL, 0};
-    int status = arguments_parse(&a, argc, argv);
+    static const struct arguments verb = {
+        .verb = "block-list", .options = json_options, .help = cmd_block_list_help, .min = 1};
 
-    return status >= 0 ? status : list(&a, "disk");
+    return arguments_run(&verb, argc, argv, list, "disk");
 }
 
 void cmd_network_list_help(void) {
@@ -192,11 +191,10 @@ void cmd_network_list_help(void) {
 }
 
 int cmd_network_list(int argc, char **argv) {
-    cleanup_arguments struct arguments a = {
-        "network-list", json_options, cmd_network_list_help, 1, 0, 0, NULL, 0};
-    int status = arguments_parse(&a, argc, argv);
+    static const struct arguments verb = {
+        .verb = "network-list", .options = json_options, .help = cmd_network_list_help, .min = 1};
 
-    return status >= 0 ? status : list(&a, "nic");
+    return arguments_run(&verb, argc, argv, list, "nic");
 }
 
 /* --- detach --- */
@@ -251,11 +249,13 @@ void cmd_block_detach_help(void) {
 }
 
 int cmd_block_detach(int argc, char **argv) {
-    cleanup_arguments struct arguments a = {"block-detach", options, cmd_block_detach_help, 2, 2, 0,
-                                            NULL,           0};
-    int status = arguments_parse(&a, argc, argv);
+    static const struct arguments verb = {.verb = "block-detach",
+                                          .options = options,
+                                          .help = cmd_block_detach_help,
+                                          .min = 2,
+                                          .max = 2};
 
-    return status >= 0 ? status : detach(&a, "disk");
+    return arguments_run(&verb, argc, argv, detach, "disk");
 }
 
 void cmd_network_detach_help(void) {
@@ -266,9 +266,11 @@ void cmd_network_detach_help(void) {
 }
 
 int cmd_network_detach(int argc, char **argv) {
-    cleanup_arguments struct arguments a = {
-        "network-detach", options, cmd_network_detach_help, 2, 2, 0, NULL, 0};
-    int status = arguments_parse(&a, argc, argv);
+    static const struct arguments verb = {.verb = "network-detach",
+                                          .options = options,
+                                          .help = cmd_network_detach_help,
+                                          .min = 2,
+                                          .max = 2};
 
-    return status >= 0 ? status : detach(&a, "nic");
+    return arguments_run(&verb, argc, argv, detach, "nic");
 }

@@ -305,16 +305,23 @@ static int to_flock(const struct p9_fid *f, const struct lock *k, struct flock *
     return 0;
 }
 
-int p9_t_lock(struct p9_server *s, struct p9_msg *m) {
-    struct p9_fid *f = p9_msg_fid(s, m);
-    struct flock fl;
-    struct lock k;
+/* What both messages ask about. */
+static int asked(struct p9_server *s, struct p9_msg *m, bool set, struct p9_fid **f, struct lock *k,
+                 struct flock *fl) {
     int r;
 
-    get_lock(m, &k, true);
+    *f = p9_msg_fid(s, m);
+    get_lock(m, k, set);
     r = p9_msg_check(m);
-    if (r == 0)
-        r = to_flock(f, &k, &fl);
+    return r == 0 ? to_flock(*f, k, fl) : r;
+}
+
+int p9_t_lock(struct p9_server *s, struct p9_msg *m) {
+    struct p9_fid *f;
+    struct flock fl;
+    struct lock k;
+    int r = asked(s, m, true, &f, &k, &fl);
+
     if (r != 0)
         return r;
     if (fcntl(f->fd, F_OFD_SETLK, &fl) == 0)
@@ -327,15 +334,11 @@ int p9_t_lock(struct p9_server *s, struct p9_msg *m) {
 }
 
 int p9_t_getlock(struct p9_server *s, struct p9_msg *m) {
-    struct p9_fid *f = p9_msg_fid(s, m);
+    struct p9_fid *f;
     struct flock fl;
     struct lock k;
-    int r;
+    int r = asked(s, m, false, &f, &k, &fl);
 
-    get_lock(m, &k, false);
-    r = p9_msg_check(m);
-    if (r == 0)
-        r = to_flock(f, &k, &fl);
     if (r != 0)
         return r;
     if (k.type == 2)
