@@ -33,7 +33,7 @@ unsigned trace_what(const struct trace *t);
 
 /* A record: when, which vCPU, and text without a newline at its end; it may have several lines. */
 void trace_put(struct trace *t, unsigned vcpu, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+    __attribute__((format(printf, 3, 4), nonnull(3)));
 /* Now, what may still be on its way. */
 void trace_flush(struct trace *t);
 

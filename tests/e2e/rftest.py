@@ -72,7 +72,9 @@ def expect(result, status, *in_stderr):
 # Linux guests.
 
 BAD = re.compile(r'BUG|Oops|unchecked MSR|lockup|\bstall|Call Trace|WARNING')
-LATE = re.compile(r'hpet: Lost \d+ RTC interrupts|hrtimer: interrupt took|MP-BIOS bug: 8254')
+LATE = re.compile(r'hpet: Lost \d+ RTC interrupts|MP-BIOS bug: 8254')
+# The host gave our processor to somebody else meanwhile, which it may do at any load.
+AWAY = re.compile(r'hrtimer: interrupt took')
 
 
 def find_appliance():
@@ -132,7 +134,7 @@ def clean_log(log):
     more threads want the host's processors than there are, a guest may say that it came late."""
     lines = log.splitlines()
     check(len(lines) > 100, 'not a log', log)
-    bad = [x for x in lines if BAD.search(x) or re.match(r'<[0-4]>', x)]
+    bad = [x for x in lines if (BAD.search(x) or re.match(r'<[0-4]>', x)) and not AWAY.search(x)]
     if os.getloadavg()[0] > len(os.sched_getaffinity(0)) + 1:
         bad = [x for x in bad if not LATE.search(x)]
     check(not bad, *bad)

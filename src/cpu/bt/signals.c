@@ -13,7 +13,7 @@
 
 /* linux/signal.h; glibc's headers lack it. */
 #ifndef SS_AUTODISARM
-#define SS_AUTODISARM (1 << 31)
+#define SS_AUTODISARM (1u << 31)
 #endif
 
 static struct sigaction previous_segv, previous_fpe;
