@@ -102,6 +102,7 @@ def test_stopped_and_continued():
     while s.is_raw() and time.monotonic() < end:
         time.sleep(0.01)
     check(termios.tcgetattr(s.slave) == s.before, 'stopped with a raw terminal')
+    os.waitid(os.P_PID, s.p.pid, os.WSTOPPED | os.WNOWAIT)  # it gives the terminal back before
     s.p.send_signal(signal.SIGCONT)
     while not s.is_raw() and time.monotonic() < end:
         time.sleep(0.01)
