@@ -13,6 +13,9 @@ from rftest import (check, ECHO, expect, LIMIT, loop, main, out8, POWER_OFF, put
                     SPIN, WAIT_THR, workdir)
 
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup(1), rf would rightly ignore it, too
+
+
 class Session:
     """rf on a terminal of its own."""
 
