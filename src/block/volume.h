@@ -105,13 +105,17 @@ struct volume_create {
     uint64_t cluster;                     /* 0: the default */
     unsigned refcount_bits;               /* 0: 16 */
     bool lazy_refcounts, extended_l2, zstd;
+    const char *subformat; /* one of the format's; NULL: its first */
 };
 
 struct volume_format {
     const char *name;
-    const char *const *suffixes; /* of file names, ends with NULL */
+    const char *const *suffixes;   /* of file names, ends with NULL */
+    const char *const *subformats; /* ends with NULL; NULL: none */
     /* Whether a file's first bytes are this format's. NULL: raw, which has no mark. */
     bool (*probe)(const uint8_t *head, size_t len);
+    /* The same of its last 512 bytes, for formats that have a mark there. May be NULL. */
+    bool (*probe_end)(const uint8_t *end, size_t len);
     /* Fills in a volume around `file`, which becomes the volume's also on failure. For a repair,
      * nothing is changed yet, and damage is no error where it can be helped. */
     struct volume *(*open)(struct hostfile *file, bool for_repair, struct err *e);
@@ -122,7 +126,7 @@ struct volume_format {
                    struct err *e);
 };
 
-extern const struct volume_format volume_raw, volume_qcow2;
+extern const struct volume_format volume_raw, volume_qcow2, volume_vdi, volume_vhd;
 /* Ends with NULL. */
 extern const struct volume_format *const volume_formats[];
 
@@ -157,6 +161,11 @@ int volume_close(struct volume *v);
 /* Makes a file; none is left behind on failure. A backing file's size is taken where size is 0. */
 int volume_create(const char *path, const struct volume_format *f, const struct volume_create *c,
                   struct err *e);
+/* The name as some format has it, which stays; NULL. */
+const char *volume_subformat_find(const char *name);
+/* Refuses a device, a backing file and qcow2's options, for formats that have none of them. */
+int volume_create_plain(const struct hostfile *file, const struct volume_create *c,
+                        const struct volume_format *f, struct err *e);
 /* A path that a volume names, which is relative to the folder that the volume is in. */
 char *volume_relative(const char *path, const char *name);
 

@@ -297,7 +297,9 @@ int imgcmd_measure(const struct imgcmd_args *a, struct err *e) {
             err_set(e, -r, "%s", a->files[0]);
     }
     volume_close(v);
-    if (r < 0 || f->measure(&c, data, &required, &full, e) < 0)
+    if (r == 0 && !f->measure)
+        r = err_set(e, 0, "how large a %s image gets is not known", f->name);
+    if (r < 0 || !f->measure || f->measure(&c, data, &required, &full, e) < 0)
         return -1;
     if (a->json)
         printf("{\"required\": %" PRIu64 ", \"fully_allocated\": %" PRIu64 "}\n", required, full);
@@ -325,6 +327,8 @@ static int commit_all(struct volume *v, struct volume *base, struct err *e) {
     struct volume_extent x = {0};
     int r = 0;
 
+    if (base->size < v->size && !base->ops->resize)
+        return err_set(e, 0, "a %s image cannot change its size", base->format->name);
     if (base->size < v->size && base->ops->resize(base, v->size, e) < 0)
         return -1;
     for (uint64_t off = 0; off < v->size && r == 0; off += x.len) {
