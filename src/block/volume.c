@@ -17,7 +17,7 @@
 #define CHAIN_MAX 64u
 
 const struct volume_format *const volume_formats[] = {
-    &volume_raw, &volume_qcow2, &volume_vdi, &volume_vhd, NULL,
+    &volume_raw, &volume_qcow2, &volume_vdi, &volume_vhd, &volume_vmdk, NULL,
 };
 
 /* --- formats --- */

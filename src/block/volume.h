@@ -82,6 +82,8 @@ struct volume_ops {
     /* Adds what only this format has to say to a JSON object. May be NULL. */
     void (*describe)(const struct volume *v, struct json_t *o);
     const struct volume_snapshot_ops *snapshots; /* NULL: it has none */
+    /* Removes the files that it has besides its own. NULL: it has none. */
+    void (*remove_others)(const struct volume *v);
     /* Writes back what is not yet written; frees even when that fails. */
     int (*close)(struct volume *v);
 };
@@ -105,6 +107,8 @@ struct volume_create {
     uint64_t cluster;                     /* 0: the default */
     unsigned refcount_bits;               /* 0: 16 */
     bool lazy_refcounts, extended_l2, zstd;
+    bool keep_others;      /* files that it has besides its own are not overwritten */
+    const char *name;      /* that it will have, where it is made under another; NULL: it is not */
     const char *subformat; /* one of the format's; NULL: its first */
 };
 
@@ -126,7 +130,7 @@ struct volume_format {
                    struct err *e);
 };
 
-extern const struct volume_format volume_raw, volume_qcow2, volume_vdi, volume_vhd;
+extern const struct volume_format volume_raw, volume_qcow2, volume_vdi, volume_vhd, volume_vmdk;
 /* Ends with NULL. */
 extern const struct volume_format *const volume_formats[];
 

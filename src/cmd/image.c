@@ -39,9 +39,9 @@ enum {
 };
 
 #define OPT_FORMAT                                                                                 \
-    { "format", 'f', "FMT", "the format of FILE: raw, qcow2, vdi, vhd", ID_FORMAT }
+    { "format", 'f', "FMT", "the format of FILE: raw, qcow2, vdi, vhd, vmdk", ID_FORMAT }
 #define OPT_OUTPUT                                                                                 \
-    { "output", 'O', "FMT", "the format to write: raw, qcow2, vdi, vhd", ID_OUTPUT }
+    { "output", 'O', "FMT", "the format to write: raw, qcow2, vdi, vhd, vmdk", ID_OUTPUT }
 #define OPT_CREATE                                                                                 \
     {                                                                                              \
         "options", 'o', "K=V,...",                                                                 \
@@ -593,7 +593,7 @@ static const struct sub subs[] = {
 
 void cmd_image_help(void) {
     printf(
-        "usage: rf image VERB [OPTIONS] ...\n\nDisk images: raw, qcow2, vdi and vhd.\n\nverbs:\n");
+        "usage: rf image VERB [OPTIONS] ...\n\nDisk images: raw, qcow2, vdi, vhd and vmdk.\n\nverbs:\n");
     for (size_t i = 0; i < ARRAY_LEN(subs); i++)
         printf("  %-10s %s\n", subs[i].name, subs[i].summary);
     printf("\nrf image VERB --help has the options of a verb.\n\n"

@@ -162,10 +162,14 @@ static int convert_to(const struct imgcmd_args *a, const char *path, struct volu
 
     c.size = from->size;
     c.force = true;
+    c.name = a->files[1];
+    c.keep_others = !a->force;
     if (volume_create(path, o.format, &c, e) < 0)
         return -1;
     to = volume_open(path, &o, e);
     r = to ? convert(a, from, to, e) : -1;
+    if (to && r < 0 && to->ops->remove_others)
+        to->ops->remove_others(to);
     closed = volume_close(to);
     if (r == 0 && closed < 0)
         r = err_set(e, -closed, "%s", path);

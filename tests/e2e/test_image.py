@@ -84,7 +84,10 @@ def test_the_same_as_qemu_img():
 # Formats of other hypervisors: ours, qemu-img's name and options for the same, whether it checks them.
 OTHERS = [('vdi', 'dynamic', 'vdi', 'static=off', True), ('vdi', 'fixed', 'vdi', 'static=on', True),
           ('vhd', 'dynamic', 'vpc', 'subformat=dynamic,force_size=on', False),
-          ('vhd', 'fixed', 'vpc', 'subformat=fixed,force_size=on', False)]
+          ('vhd', 'fixed', 'vpc', 'subformat=fixed,force_size=on', False),
+          ('vmdk', 'monolithicSparse', 'vmdk', 'subformat=monolithicSparse', True),
+          ('vmdk', 'monolithicFlat', 'vmdk', 'subformat=monolithicFlat', False),
+          ('vmdk', 'twoGbMaxExtentFlat', 'vmdk', 'subformat=twoGbMaxExtentFlat', False)]
 
 
 def test_formats_of_others():
@@ -97,7 +100,7 @@ def test_formats_of_others():
         check(got[ours]['subformat'] == subformat, got)
         image('compare', raw, file)
         check(json.loads(image('map', '--json', file).out), file)
-        if subformat == 'dynamic':
+        if subformat in ('dynamic', 'monolithicSparse'):
             image('check', file)
         if qemu_img('--version'):
             if checks:
@@ -133,6 +136,33 @@ def test_what_other_formats_cannot():
             expect(rf('image', *args), status, message)
             check(not os.path.exists(path('n')), 'left behind', args)
         image('check', file)
+
+
+def test_a_vmdk_of_several_files():
+    raw, folder = sample('f.raw'), path('vmdk')
+    os.mkdir(folder)
+    file = folder + '/d.vmdk'
+    flat = ['-O', 'vmdk', '-o', 'subformat=monolithicFlat']
+    image('convert', *flat, raw, file)
+    check(sorted(os.listdir(folder)) == ['d-flat.vmdk', 'd.vmdk'], os.listdir(folder))
+    os.unlink(file)
+    expect(rf('image', 'convert', *flat, raw, file), 1, 'd-flat.vmdk: is there already')
+    check(os.listdir(folder) == ['d-flat.vmdk'], os.listdir(folder))
+    image('convert', '--force', *flat, raw, file)
+    expect(rf('image', 'convert', '--force', *flat, file, file), 1, 'in use')
+    image('compare', raw, file)
+    expect(rf('image', 'check', file), 1, 'nothing to be checked')
+    expect(rf('image', 'resize', file, '+1M'), 1, 'cannot change its size')
+    image('create', '-f', 'vmdk', '-o', 'subformat=twoGbMaxExtentFlat', folder + '/big.vmdk', '5G')
+    check(info(folder + '/big.vmdk')['size'] == 5120 * MIB)
+    check(info(folder + '/big.vmdk')['vmdk']['extents'] == 3)
+    if qemu_img('--version'):
+        got = json.loads(qemu_img('info', '--output=json', folder + '/big.vmdk'))
+        check(got['virtual-size'] == 5120 * MIB, got)
+        qemu_img('convert', '-O', 'vmdk', '-o', 'subformat=streamOptimized', raw, path('s.vmdk'))
+        image('compare', raw, path('s.vmdk'))
+        check({x['kind'] for x in json.loads(image('map', '--json', path('s.vmdk')).out)} ==
+              {'compressed', 'zero'})
 
 
 def test_chains():
