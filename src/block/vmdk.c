@@ -154,7 +154,7 @@ static int vmdk_create(struct hostfile *file, const struct volume_create *c, str
 
 static const char *const suffixes[] = {"vmdk", NULL};
 static const char *const subformats[] = {"monolithicSparse", "monolithicFlat", "twoGbMaxExtentFlat",
-                                         NULL};
+                                         "streamOptimized", NULL};
 
 const struct volume_format volume_vmdk = {
     .name = "vmdk",

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * VMDK images in one file: a header, the descriptor, and grains, which a directory of tables leads
- * to. streamOptimized ones, with compressed grains, are read only.
+ * to. streamOptimized ones, with compressed grains and the directory behind them, are written once,
+ * from the start to the end; else they are read only.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -42,6 +43,7 @@ enum { /* offsets in the header */
 };
 enum { SECOND_TABLES = 2, ZERO_GRAINS = 4, COMPRESSED = 1 << 16, MARKERS = 1 << 17 };
 enum { DEFLATE = 1, MARKER = 12 };
+enum { AT_MARKER_TYPE = 12, MARK_END = 0, MARK_TABLE = 1, MARK_DIRECTORY = 2, MARK_FOOTER = 3 };
 
 struct vmdk {
     struct blocks b;
@@ -49,6 +51,8 @@ struct vmdk {
     uint64_t tables;          /* how many */
     uint32_t *first, *second; /* the sectors of tables and of their copies; 0: none */
     char *type;
+    bool has_footer;
+    uint64_t stream_at;          /* where a stream goes on; 0: nothing is written */
     pthread_mutex_t unpack_lock; /* what follows */
     uint64_t unpacked;           /* grain + 1 */
     uint8_t *grain;
@@ -220,6 +224,136 @@ static const struct volume_ops packed_ops = {
     .close = blocks_close,
 };
 
+/* --- streams --- */
+
+/* A marker and `sectors` of what it announces; the place of that is `*at`. */
+static int put_marked(struct vmdk *d, uint32_t type, const void *p, uint64_t sectors,
+                      uint64_t *at) {
+    uint8_t marker[VMDK_SECTOR] = {0};
+    int r;
+
+    le64_put(marker, sectors);
+    le32_put(marker + AT_MARKER_TYPE, type);
+    r = hostfile_write(d->b.v.file, d->stream_at, marker, VMDK_SECTOR);
+    *at = d->stream_at / VMDK_SECTOR + 1;
+    if (r == 0 && sectors)
+        r = hostfile_write(d->b.v.file, d->stream_at + VMDK_SECTOR, p, sectors * VMDK_SECTOR);
+    d->stream_at += (1 + sectors) * VMDK_SECTOR;
+    return r;
+}
+
+static int put_table(struct vmdk *d, uint64_t t, uint8_t *entry) {
+    uint8_t table[TABLE * 4] = {0};
+    struct blocks *b = &d->b;
+    uint64_t at = 0;
+    bool any = false;
+    int r;
+
+    for (uint64_t i = 0; i < TABLE && t * TABLE + i < b->count; i++) {
+        uint32_t grain = b->map[t * TABLE + i];
+
+        any |= grain >= BLOCKS_FIRST;
+        le32_put(table + i * 4, grain >= BLOCKS_FIRST ? grain - BLOCKS_FIRST : 0);
+    }
+    r = any ? put_marked(d, MARK_TABLE, table, TABLE_SECTORS, &at) : 0;
+    le32_put(entry, (uint32_t)at);
+    return r;
+}
+
+/* What follows the grains: tables, directory, footer, the end. */
+static int end_stream(struct vmdk *d) {
+    uint64_t sectors = (d->tables * 4 + VMDK_SECTOR - 1) / VMDK_SECTOR, at;
+    cleanup_free uint8_t *directory = xcalloc(sectors, VMDK_SECTOR);
+    int r = 0;
+
+    for (uint64_t t = 0; t < d->tables && r == 0; t++)
+        r = put_table(d, t, directory + t * 4);
+    if (r == 0)
+        r = put_marked(d, MARK_DIRECTORY, directory, sectors, &at);
+    if (r < 0)
+        return r;
+    le64_put(d->header + AT_DIRECTORY, at);
+    r = put_marked(d, MARK_FOOTER, d->header, 1, &at);
+    if (r == 0)
+        r = put_marked(d, MARK_END, NULL, 0, &at);
+    if (r == 0)
+        r = hostfile_truncate(d->b.v.file, d->stream_at);
+    return r == 0 ? hostfile_sync(d->b.v.file) : r;
+}
+
+/* One grain, with the lock held. */
+static int put_grain(struct vmdk *d, uint64_t i, const uint8_t *grain) {
+    struct blocks *b = &d->b;
+    uLongf len = compressBound(b->v.cluster);
+    uint64_t sector, bytes;
+    int r;
+
+    if (b->map[i] >= BLOCKS_FIRST)
+        return -EROFS;
+    cleanup_free uint8_t *out = xcalloc(1, MARKER + len + VMDK_SECTOR);
+    if (compress2(out + MARKER, &len, grain, b->v.cluster, Z_DEFAULT_COMPRESSION) != Z_OK)
+        return -ENOMEM;
+    if (!d->stream_at)
+        d->stream_at = b->first;
+    sector = d->stream_at / VMDK_SECTOR;
+    if (sector >= UINT32_MAX - BLOCKS_FIRST)
+        return -EFBIG;
+    le64_put(out, i * (b->v.cluster / VMDK_SECTOR));
+    le32_put(out + 8, (uint32_t)len);
+    bytes = align_up(MARKER + len, VMDK_SECTOR);
+    r = hostfile_write(b->v.file, d->stream_at, out, bytes);
+    if (r == 0) {
+        b->map[i] = (uint32_t)sector + BLOCKS_FIRST;
+        d->stream_at += bytes;
+    }
+    return r;
+}
+
+static int stream_write_compressed(struct volume *v, uint64_t off, const void *grain) {
+    struct blocks *b = blocks_of(v);
+    int r;
+
+    pthread_mutex_lock(&b->lock);
+    r = put_grain(of_blocks(b), off / v->cluster, grain);
+    pthread_mutex_unlock(&b->lock);
+    return r;
+}
+
+/* Whole grains only; the last one may be as short as the disk. */
+static int stream_writev(struct volume *v, uint64_t off, struct span s, uint64_t len) {
+    cleanup_free uint8_t *grain = xcalloc(1, v->cluster);
+    int r = off % v->cluster || ((off + len) % v->cluster && off + len != v->size) ? -EROFS : 0;
+
+    for (uint64_t done = 0; done < len && r == 0; done += v->cluster) {
+        uint64_t n = MIN(len - done, (uint64_t)v->cluster);
+
+        memset(grain + n, 0, v->cluster - n);
+        iov_read(s.iov, s.count, s.skip + done, grain, n);
+        r = stream_write_compressed(v, off + done, grain);
+    }
+    return r;
+}
+
+static int stream_close(struct volume *v) {
+    struct vmdk *d = of_blocks(blocks_of(v));
+    int r = d->stream_at ? end_stream(d) : 0;
+
+    blocks_free(&d->b);
+    return r;
+}
+
+static const struct volume_ops stream_ops = {
+    .readv = packed_readv,
+    .writev = stream_writev,
+    .flush = no_flush,
+    .zero = no_zero,
+    .discard = no_discard,
+    .extent = packed_extent,
+    .write_compressed = stream_write_compressed,
+    .describe = vmdk_describe,
+    .close = stream_close,
+};
+
 /* --- opening --- */
 
 static uint32_t flags_of(const struct vmdk *d) {
@@ -358,7 +492,8 @@ static int load_header(struct vmdk *d, uint64_t size, struct err *e) {
     int r = hostfile_read(file, 0, d->header, VMDK_SECTOR);
 
     /* Of a stream, the directory's place was known at its end only. */
-    if (r == 0 && le64_get(d->header + AT_DIRECTORY) == AT_END && size > FOOTER_FROM_END)
+    d->has_footer = r == 0 && le64_get(d->header + AT_DIRECTORY) == AT_END;
+    if (d->has_footer && size > FOOTER_FROM_END)
         r = hostfile_read(file, size - FOOTER_FROM_END, d->header, VMDK_SECTOR);
     return r < 0 ? err_set(e, -r, "read") : judge(d, e);
 }
@@ -377,6 +512,26 @@ static int load_tables(struct vmdk *d, uint64_t size, struct err *e) {
     return r < 0 ? err_set(e, -r, "grain tables") : 0;
 }
 
+/* Only what is empty can be written. */
+static int load_stream(struct vmdk *d, uint64_t size, struct err *e) {
+    struct blocks *b = &d->b;
+    uint64_t overhead = le64_get(d->header + AT_OVERHEAD);
+    bool empty = d->has_footer;
+
+    b->v.ops = &packed_ops;
+    if (b->v.read_only)
+        return 0;
+    for (uint64_t i = 0; i < b->count && empty; i++)
+        empty = b->map[i] < BLOCKS_FIRST;
+    if (!empty || overhead > OVERHEAD_MAX || overhead * VMDK_SECTOR > size ||
+        !range_within(le64_get(d->header + AT_TEXT), le64_get(d->header + AT_TEXT_SIZE), overhead))
+        return err_set(e, 0, "a compressed vmdk image that is not empty can be read only");
+    b->v.ops = &stream_ops;
+    b->v.sequential = true;
+    b->first = overhead * VMDK_SECTOR;
+    return 0;
+}
+
 static int load(struct vmdk *d, bool for_repair, struct err *e) {
     struct blocks *b = &d->b;
     uint64_t size;
@@ -387,10 +542,8 @@ static int load(struct vmdk *d, bool for_repair, struct err *e) {
     if (load_header(d, size, e) < 0 || blocks_init(b, b->v.file, &volume_vmdk, e) < 0 ||
         load_tables(d, size, e) < 0)
         return -1;
-    if (flags_of(d) & COMPRESSED) {
-        b->v.ops = &packed_ops;
-        return b->v.read_only ? 0 : err_set(e, 0, "a compressed vmdk image can be read only");
-    }
+    if (flags_of(d) & COMPRESSED)
+        return load_stream(d, size, e);
     b->first = MIN(le64_get(d->header + AT_OVERHEAD), (uint64_t)OVERHEAD_MAX) * VMDK_SECTOR;
     if (!b->v.read_only && judge_places(d, e) < 0)
         return -1;
@@ -408,6 +561,7 @@ struct volume *vmdk_sparse_open(struct hostfile *file, bool for_repair, struct e
     if (load(d, for_repair, e) == 0)
         return &d->b.v;
     d->b.v.read_only = true;
+    d->b.v.ops = &sparse_ops;
     volume_close(&d->b.v);
     return NULL;
 }
@@ -452,27 +606,52 @@ static int write_directory(struct hostfile *file, const struct layout *l, uint64
     return hostfile_write(file, sector * VMDK_SECTOR, raw, l->tables * 4);
 }
 
+/* An empty stream, of which the end is written anew with the grains. */
+static int write_stream(struct hostfile *file, uint8_t *header, uint64_t size) {
+    const struct layout l = lay_out(size);
+    struct vmdk d = {.tables = l.tables, .stream_at = GRAIN_DEFAULT * VMDK_SECTOR};
+    int r;
+
+    le32_put(header + AT_VERSION, 3);
+    le32_put(header + AT_FLAGS, 1 | COMPRESSED | MARKERS);
+    le64_put(header + AT_SECOND_DIRECTORY, 0);
+    le64_put(header + AT_DIRECTORY, AT_END);
+    le64_put(header + AT_OVERHEAD, GRAIN_DEFAULT);
+    le16_put(header + AT_COMPRESSION, DEFLATE);
+    memcpy(d.header, header, VMDK_SECTOR);
+    d.b.v.file = file;
+    r = end_stream(&d);
+    return r == 0 ? hostfile_write(file, 0, header, VMDK_SECTOR) : r;
+}
+
+/* The header last: before it, the file is no image. */
+static int write_sparse(struct hostfile *file, const uint8_t *header, const struct layout *l) {
+    int r = hostfile_truncate(file, l->overhead * VMDK_SECTOR);
+
+    if (r == 0)
+        r = write_directory(file, l, l->second);
+    if (r == 0)
+        r = write_directory(file, l, l->first);
+    return r == 0 ? hostfile_write(file, 0, header, VMDK_SECTOR) : r;
+}
+
 int vmdk_sparse_create(struct hostfile *file, const struct volume_create *c, struct err *e) {
     const struct layout l = lay_out(c->size);
     cleanup_free char *extent =
         xasprintf("RW %" PRIu64 " SPARSE \"%s\"\n", c->size / VMDK_SECTOR, vmdk_name(file, c));
-    cleanup_free char *text = vmdk_text("monolithicSparse", extent, c->size, e);
+    cleanup_free char *text =
+        vmdk_text(c->subformat ? c->subformat : "monolithicSparse", extent, c->size, e);
     uint8_t header[VMDK_SECTOR] = {0};
     int r;
 
     if (!text)
         return -1;
     make_header(header, &l, c->size);
-    r = hostfile_truncate(file, l.overhead * VMDK_SECTOR);
+    r = hostfile_write(file, VMDK_SECTOR, text, strlen(text));
     if (r == 0)
-        r = hostfile_write(file, VMDK_SECTOR, text, strlen(text));
-    if (r == 0)
-        r = write_directory(file, &l, l.second);
-    if (r == 0)
-        r = write_directory(file, &l, l.first);
-    /* The header last: before it, the file is no image. */
-    if (r == 0)
-        r = hostfile_write(file, 0, header, VMDK_SECTOR);
+        r = c->subformat && strcmp(c->subformat, "streamOptimized") == 0
+                ? write_stream(file, header, c->size)
+                : write_sparse(file, header, &l);
     if (r == 0)
         r = hostfile_sync(file);
     return r < 0 ? err_set(e, -r, "write") : 0;

@@ -95,6 +95,7 @@ struct volume {
     uint64_t size;         /* bytes, a multiple of 512 */
     uint32_t cluster;      /* bytes that are allocated at a time; 0: any */
     bool read_only;
+    bool sequential; /* to be written from the start to the end, each cluster once */
     char *backing_name, *backing_format; /* as recorded, owned; NULL: none, not recorded */
     struct volume *backing;              /* owned; NULL: none, or not opened */
 };

@@ -114,7 +114,8 @@ static int run_copy(struct copy *c, const char *what) {
     unsigned n = 0;
     const struct timespec tick = {.tv_nsec = 20000000};
 
-    while (n < THREADS && thread_start(&threads[n], "copy", copier, c) == 0)
+    while (n < (c->to->sequential ? 1 : THREADS) &&
+           thread_start(&threads[n], "copy", copier, c) == 0)
         n++;
     if (!n)
         copier(c);

@@ -87,7 +87,8 @@ OTHERS = [('vdi', 'dynamic', 'vdi', 'static=off', True), ('vdi', 'fixed', 'vdi',
           ('vhd', 'fixed', 'vpc', 'subformat=fixed,force_size=on', False),
           ('vmdk', 'monolithicSparse', 'vmdk', 'subformat=monolithicSparse', True),
           ('vmdk', 'monolithicFlat', 'vmdk', 'subformat=monolithicFlat', False),
-          ('vmdk', 'twoGbMaxExtentFlat', 'vmdk', 'subformat=twoGbMaxExtentFlat', False)]
+          ('vmdk', 'twoGbMaxExtentFlat', 'vmdk', 'subformat=twoGbMaxExtentFlat', False),
+          ('vmdk', 'streamOptimized', 'vmdk', 'subformat=streamOptimized', True)]
 
 
 def test_formats_of_others():

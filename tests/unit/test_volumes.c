@@ -748,6 +748,34 @@ static void a_compressed_vmdk(void **state) {
     free(m.buf);
 }
 
+/* Ours, which is written once. */
+static void a_stream(void **state) {
+    static const struct kind k = {&volume_vmdk, "streamOptimized", "vmdk", "", true, false};
+    const struct fixture *f = *state;
+    struct model m = {.path = f->path, .kind = &k};
+
+    m.now = xcalloc(1, MODEL_BYTES);
+    m.buf = xcalloc(1, MODEL_BYTES);
+    must_create(f->path, &k, MODEL_BYTES - 512);
+    must_be_clean(f->path, &k);
+    m.v = must_open(f->path, &volume_vmdk, false);
+    assert_int_equal(volume_write(m.v, 512, m.now, 512), -EROFS);
+    for (uint64_t off = 0; off < m.v->size; off += 5 * BLOCK)
+        do_write(&m, off, MIN(2ull * BLOCK, m.v->size - off));
+    assert_int_equal(volume_write(m.v, 0, m.now, BLOCK), -EROFS);
+    verify(&m, 0, m.v->size);
+    assert_int_equal(volume_close(m.v), 0);
+    must_be_clean(f->path, &k);
+    refused(f->path, &volume_vmdk, "can be read only");
+    m.v = must_open(f->path, &volume_vmdk, true);
+    verify(&m, 0, m.v->size);
+    assert_int_equal(volume_close(m.v), 0);
+    write_file(f->raw, m.now, MODEL_BYTES - 512);
+    qemu_img("compare -q -f vmdk -F raw %s %s", f->path, f->raw);
+    free(m.now);
+    free(m.buf);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void) {
@@ -764,6 +792,7 @@ int main(void) {
         TEST(vmdk_lies),
         TEST(vmdk_descriptors_that_lie),
         TEST(a_compressed_vmdk),
+        TEST(a_stream),
     };
 
     cmocka_set_message_output(CM_OUTPUT_TAP);
