@@ -266,6 +266,7 @@ struct hostfile *hostfile_open(const char *path, const struct hostfile_options *
         return NULL;
     }
     f = new_file(path, fd, o->read_only);
+    f->no_lock = o->no_lock;
     if (judge(f, e) == 0 && (o->no_lock || hostfile_lock(fd, path, o->read_only, e) == 0))
         return f;
     hostfile_close(f);

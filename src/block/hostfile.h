@@ -31,7 +31,7 @@ static inline struct span span_from(struct span s, uint64_t more) {
 struct hostfile {
     int fd;
     char *path;
-    bool read_only, is_device;
+    bool read_only, is_device, no_lock;
     atomic_bool can_punch, can_zero;
 };
 

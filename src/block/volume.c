@@ -16,7 +16,9 @@
 #define HEAD 512u
 #define CHAIN_MAX 64u
 
-const struct volume_format *const volume_formats[] = {&volume_raw, &volume_qcow2, NULL};
+const struct volume_format *const volume_formats[] = {
+    &volume_raw, &volume_qcow2, &volume_vdi, &volume_vhd, &volume_vmdk, NULL,
+};
 
 /* --- formats --- */
 
@@ -34,6 +36,14 @@ const struct volume_format *volume_format_find(const char *name, struct err *e) 
     return NULL;
 }
 
+const char *volume_subformat_find(const char *name) {
+    for (size_t i = 0; volume_formats[i]; i++)
+        for (size_t k = 0; volume_formats[i]->subformats && volume_formats[i]->subformats[k]; k++)
+            if (strcmp(volume_formats[i]->subformats[k], name) == 0)
+                return volume_formats[i]->subformats[k];
+    return NULL;
+}
+
 static bool named_as(const char *path, const struct volume_format *f) {
     const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
 
@@ -46,6 +56,7 @@ static bool named_as(const char *path, const struct volume_format *f) {
 const struct volume_format *volume_looks_like(const char *path, struct err *e) {
     cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     uint8_t head[HEAD];
+    off_t size;
     ssize_t n = fd < 0 ? -1 : pread(fd, head, sizeof(head), 0);
 
     if (n < 0) {
@@ -54,6 +65,11 @@ const struct volume_format *volume_looks_like(const char *path, struct err *e) {
     }
     for (size_t i = 0; volume_formats[i]; i++)
         if (volume_formats[i]->probe && volume_formats[i]->probe(head, (size_t)n))
+            return volume_formats[i];
+    size = lseek(fd, 0, SEEK_END);
+    n = size < (off_t)HEAD ? 0 : pread(fd, head, sizeof(head), size - (off_t)HEAD);
+    for (size_t i = 0; n > 0 && volume_formats[i]; i++)
+        if (volume_formats[i]->probe_end && volume_formats[i]->probe_end(head, (size_t)n))
             return volume_formats[i];
     return &volume_raw;
 }
@@ -225,6 +241,35 @@ static int take_backing(const char *path, struct volume_create *c, struct err *e
     return 0;
 }
 
+int volume_create_plain(const struct hostfile *file, const struct volume_create *c,
+                        const struct volume_format *f, struct err *e) {
+    if (file->is_device)
+        return err_set(e, 0, "a %s image is a file, no device", f->name);
+    if (c->backing)
+        return err_set(e, 0, "a %s image with a backing file cannot be made", f->name);
+    if (c->version || c->cluster || c->refcount_bits || c->lazy_refcounts || c->extended_l2 ||
+        c->zstd)
+        return err_set(e, 0, "a %s image has no option but subformat", f->name);
+    return 0;
+}
+
+static int judge_subformat(const struct volume_format *f, const char *name, struct err *e) {
+    cleanup_free char *all = xstrdup("");
+
+    if (!name)
+        return 0;
+    if (!f->subformats)
+        return err_set(e, 0, "a %s image has no subformats", f->name);
+    for (size_t i = 0; f->subformats[i]; i++) {
+        if (strcmp(f->subformats[i], name) == 0)
+            return 0;
+        char *more = xasprintf("%s%s%s", all, *all ? ", " : "", f->subformats[i]);
+        free(all);
+        all = more;
+    }
+    return err_set(e, 0, "subformat '%s' is none of %s", name, all);
+}
+
 int volume_create(const char *path, const struct volume_format *f, const struct volume_create *c,
                   struct err *e) {
     struct volume_create with = *c;
@@ -235,6 +280,8 @@ int volume_create(const char *path, const struct volume_format *f, const struct 
         return -1;
     if (!with.size || with.size % 512)
         return err_set(e, 0, "%s: the size is not a multiple of 512 bytes above 0", path);
+    if (judge_subformat(f, c->subformat, e) < 0)
+        return err_wrap(e, "%s", path);
     file = hostfile_create(path, c->force, e);
     if (!file)
         return -1;

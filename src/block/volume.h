@@ -82,6 +82,8 @@ struct volume_ops {
     /* Adds what only this format has to say to a JSON object. May be NULL. */
     void (*describe)(const struct volume *v, struct json_t *o);
     const struct volume_snapshot_ops *snapshots; /* NULL: it has none */
+    /* Removes the files that it has besides its own. NULL: it has none. */
+    void (*remove_others)(const struct volume *v);
     /* Writes back what is not yet written; frees even when that fails. */
     int (*close)(struct volume *v);
 };
@@ -93,6 +95,7 @@ struct volume {
     uint64_t size;         /* bytes, a multiple of 512 */
     uint32_t cluster;      /* bytes that are allocated at a time; 0: any */
     bool read_only;
+    bool sequential; /* to be written from the start to the end, each cluster once */
     char *backing_name, *backing_format; /* as recorded, owned; NULL: none, not recorded */
     struct volume *backing;              /* owned; NULL: none, or not opened */
 };
@@ -105,13 +108,19 @@ struct volume_create {
     uint64_t cluster;                     /* 0: the default */
     unsigned refcount_bits;               /* 0: 16 */
     bool lazy_refcounts, extended_l2, zstd;
+    bool keep_others;      /* files that it has besides its own are not overwritten */
+    const char *name;      /* that it will have, where it is made under another; NULL: it is not */
+    const char *subformat; /* one of the format's; NULL: its first */
 };
 
 struct volume_format {
     const char *name;
-    const char *const *suffixes; /* of file names, ends with NULL */
+    const char *const *suffixes;   /* of file names, ends with NULL */
+    const char *const *subformats; /* ends with NULL; NULL: none */
     /* Whether a file's first bytes are this format's. NULL: raw, which has no mark. */
     bool (*probe)(const uint8_t *head, size_t len);
+    /* The same of its last 512 bytes, for formats that have a mark there. May be NULL. */
+    bool (*probe_end)(const uint8_t *end, size_t len);
     /* Fills in a volume around `file`, which becomes the volume's also on failure. For a repair,
      * nothing is changed yet, and damage is no error where it can be helped. */
     struct volume *(*open)(struct hostfile *file, bool for_repair, struct err *e);
@@ -122,7 +131,7 @@ struct volume_format {
                    struct err *e);
 };
 
-extern const struct volume_format volume_raw, volume_qcow2;
+extern const struct volume_format volume_raw, volume_qcow2, volume_vdi, volume_vhd, volume_vmdk;
 /* Ends with NULL. */
 extern const struct volume_format *const volume_formats[];
 
@@ -157,6 +166,11 @@ int volume_close(struct volume *v);
 /* Makes a file; none is left behind on failure. A backing file's size is taken where size is 0. */
 int volume_create(const char *path, const struct volume_format *f, const struct volume_create *c,
                   struct err *e);
+/* The name as some format has it, which stays; NULL. */
+const char *volume_subformat_find(const char *name);
+/* Refuses a device, a backing file and qcow2's options, for formats that have none of them. */
+int volume_create_plain(const struct hostfile *file, const struct volume_create *c,
+                        const struct volume_format *f, struct err *e);
 /* A path that a volume names, which is relative to the folder that the volume is in. */
 char *volume_relative(const char *path, const char *name);
 

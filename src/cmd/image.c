@@ -39,14 +39,14 @@ enum {
 };
 
 #define OPT_FORMAT                                                                                 \
-    { "format", 'f', "FMT", "the format of FILE: raw, qcow2", ID_FORMAT }
+    { "format", 'f', "FMT", "the format of FILE: raw, qcow2, vdi, vhd, vmdk", ID_FORMAT }
 #define OPT_OUTPUT                                                                                 \
-    { "output", 'O', "FMT", "the format to write: raw, qcow2", ID_OUTPUT }
+    { "output", 'O', "FMT", "the format to write: raw, qcow2, vdi, vhd, vmdk", ID_OUTPUT }
 #define OPT_CREATE                                                                                 \
     {                                                                                              \
         "options", 'o', "K=V,...",                                                                 \
             "cluster_size, compat (0.10, 1.1), refcount_bits, lazy_refcounts, extended_l2, "       \
-            "compression_type (zlib, zstd)",                                                       \
+            "compression_type (zlib, zstd); subformat",                                            \
             ID_CREATE                                                                              \
     }
 #define OPT_BACKING                                                                                \
@@ -127,6 +127,10 @@ static int set_create(struct volume_create *c, const char *key, const char *valu
         return parse_bool(value, &c->lazy_refcounts, e);
     if (strcmp(key, "extended_l2") == 0)
         return parse_bool(value, &c->extended_l2, e);
+    if (strcmp(key, "subformat") == 0) {
+        c->subformat = volume_subformat_find(value);
+        return c->subformat ? 0 : err_set(e, 0, "no format has a subformat '%s'", value);
+    }
     if (strcmp(key, "compat") == 0) {
         c->version = strcmp(value, "0.10") == 0 ? 2 : strcmp(value, "1.1") == 0 ? 3 : 0;
         return c->version ? 0 : err_set(e, 0, "'%s' is neither 0.10 nor 1.1", value);
@@ -466,7 +470,9 @@ static int resize(const struct imgcmd_args *a, struct err *e) {
     if (!v)
         return -1;
     r = new_size(a, v->size, &to, e);
-    if (r == 0 && v->ops->resize(v, to, e) < 0)
+    if (r == 0 && !v->ops->resize)
+        r = err_set(e, 0, "%s: a %s image cannot change its size", a->files[0], v->format->name);
+    else if (r == 0 && v->ops->resize(v, to, e) < 0)
         r = err_wrap(e, "%s", a->files[0]);
     closed = volume_close(v);
     return r == 0 && closed < 0 ? err_set(e, -closed, "%s", a->files[0]) : r;
@@ -586,7 +592,8 @@ static const struct sub subs[] = {
 };
 
 void cmd_image_help(void) {
-    printf("usage: rf image VERB [OPTIONS] ...\n\nDisk images: raw and qcow2.\n\nverbs:\n");
+    printf(
+        "usage: rf image VERB [OPTIONS] ...\n\nDisk images: raw, qcow2, vdi, vhd and vmdk.\n\nverbs:\n");
     for (size_t i = 0; i < ARRAY_LEN(subs); i++)
         printf("  %-10s %s\n", subs[i].name, subs[i].summary);
     printf("\nrf image VERB --help has the options of a verb.\n\n"

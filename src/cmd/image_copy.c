@@ -114,7 +114,8 @@ static int run_copy(struct copy *c, const char *what) {
     unsigned n = 0;
     const struct timespec tick = {.tv_nsec = 20000000};
 
-    while (n < THREADS && thread_start(&threads[n], "copy", copier, c) == 0)
+    while (n < (c->to->sequential ? 1 : THREADS) &&
+           thread_start(&threads[n], "copy", copier, c) == 0)
         n++;
     if (!n)
         copier(c);
@@ -162,10 +163,14 @@ static int convert_to(const struct imgcmd_args *a, const char *path, struct volu
 
     c.size = from->size;
     c.force = true;
+    c.name = a->files[1];
+    c.keep_others = !a->force;
     if (volume_create(path, o.format, &c, e) < 0)
         return -1;
     to = volume_open(path, &o, e);
     r = to ? convert(a, from, to, e) : -1;
+    if (to && r < 0 && to->ops->remove_others)
+        to->ops->remove_others(to);
     closed = volume_close(to);
     if (r == 0 && closed < 0)
         r = err_set(e, -closed, "%s", path);
@@ -297,7 +302,9 @@ int imgcmd_measure(const struct imgcmd_args *a, struct err *e) {
             err_set(e, -r, "%s", a->files[0]);
     }
     volume_close(v);
-    if (r < 0 || f->measure(&c, data, &required, &full, e) < 0)
+    if (r == 0 && !f->measure)
+        r = err_set(e, 0, "how large a %s image gets is not known", f->name);
+    if (r < 0 || !f->measure || f->measure(&c, data, &required, &full, e) < 0)
         return -1;
     if (a->json)
         printf("{\"required\": %" PRIu64 ", \"fully_allocated\": %" PRIu64 "}\n", required, full);
@@ -325,6 +332,8 @@ static int commit_all(struct volume *v, struct volume *base, struct err *e) {
     struct volume_extent x = {0};
     int r = 0;
 
+    if (base->size < v->size && !base->ops->resize)
+        return err_set(e, 0, "a %s image cannot change its size", base->format->name);
     if (base->size < v->size && base->ops->resize(base, v->size, e) < 0)
         return -1;
     for (uint64_t off = 0; off < v->size && r == 0; off += x.len) {

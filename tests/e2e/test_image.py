@@ -81,6 +81,91 @@ def test_the_same_as_qemu_img():
     qemu_img('compare', raw, ours)
 
 
+# Formats of other hypervisors: ours, qemu-img's name and options for the same, whether it checks them.
+OTHERS = [('vdi', 'dynamic', 'vdi', 'static=off', True), ('vdi', 'fixed', 'vdi', 'static=on', True),
+          ('vhd', 'dynamic', 'vpc', 'subformat=dynamic,force_size=on', False),
+          ('vhd', 'fixed', 'vpc', 'subformat=fixed,force_size=on', False),
+          ('vmdk', 'monolithicSparse', 'vmdk', 'subformat=monolithicSparse', True),
+          ('vmdk', 'monolithicFlat', 'vmdk', 'subformat=monolithicFlat', False),
+          ('vmdk', 'twoGbMaxExtentFlat', 'vmdk', 'subformat=twoGbMaxExtentFlat', False),
+          ('vmdk', 'streamOptimized', 'vmdk', 'subformat=streamOptimized', True)]
+
+
+def test_formats_of_others():
+    raw, copy = sample('o.raw'), path('copy.raw')
+    for ours, subformat, theirs, options, checks in OTHERS:
+        file, from_qemu = path('ours.' + ours), path('theirs.' + ours)
+        image('convert', '--force', '-O', ours, '-o', 'subformat=' + subformat, raw, file)
+        got = info(file)
+        check(got['format'] == ours and got['size'] == 8 * MIB, got)
+        check(got[ours]['subformat'] == subformat, got)
+        image('compare', raw, file)
+        check(json.loads(image('map', '--json', file).out), file)
+        if subformat in ('dynamic', 'monolithicSparse'):
+            image('check', file)
+        if qemu_img('--version'):
+            if checks:
+                qemu_img('check', '-f', theirs, file)
+            qemu_img('compare', '-f', 'raw', '-F', theirs, raw, file)
+            qemu_img('convert', '-O', theirs, '-o', options, raw, from_qemu)
+            image('compare', raw, from_qemu)
+        image('convert', '--force', '-O', 'raw', file, copy)
+        with open(raw, 'rb') as a, open(copy, 'rb') as b:
+            check(a.read() == b.read(), ours, subformat)
+
+
+def test_what_other_formats_cannot():
+    for ours in 'vdi', 'vhd':
+        file, fixed = path('cannot.' + ours), path('fixed.' + ours)
+        image('create', '-f', ours, file, '8M')
+        image('create', '-f', ours, '-o', 'subformat=fixed', fixed, '8M')
+        check(info(file)['allocated'] <= 2 * MIB, info(file))
+        image('resize', file, '+8M')
+        check(info(file)['size'] == 16 * MIB)
+        for args, status, message in [
+                (('resize', '--shrink', file, '4M'), 1, 'cannot be made smaller'),
+                (('resize', fixed, '16M'), 1, 'size'),
+                (('snapshot', 'create', file, 'x'), 1, f'a {ours} image has no snapshots'),
+                (('rebase', '-b', file, '-F', ours, file), 1, f'a {ours} image has no backing file'),
+                (('create', '-f', ours, '-b', file, '-F', ours, path('n')), 1, 'cannot be made'),
+                (('create', '-f', ours, '-o', 'cluster_size=4096', path('n'), '1M'), 1,
+                 'no option but subformat'),
+                (('create', '-o', 'subformat=fixed', path('n'), '1M'), 1, 'has no subformats'),
+                (('create', '-o', 'subformat=round', path('n'), '1M'), 2, "a subformat 'round'"),
+                (('create', '-f', ours, path('n'), '99T'), 1, 'too large'),
+                (('convert', '-c', '-O', ours, file, path('n')), 1, 'cannot be compressed')]:
+            expect(rf('image', *args), status, message)
+            check(not os.path.exists(path('n')), 'left behind', args)
+        image('check', file)
+
+
+def test_a_vmdk_of_several_files():
+    raw, folder = sample('f.raw'), path('vmdk')
+    os.mkdir(folder)
+    file = folder + '/d.vmdk'
+    flat = ['-O', 'vmdk', '-o', 'subformat=monolithicFlat']
+    image('convert', *flat, raw, file)
+    check(sorted(os.listdir(folder)) == ['d-flat.vmdk', 'd.vmdk'], os.listdir(folder))
+    os.unlink(file)
+    expect(rf('image', 'convert', *flat, raw, file), 1, 'd-flat.vmdk: is there already')
+    check(os.listdir(folder) == ['d-flat.vmdk'], os.listdir(folder))
+    image('convert', '--force', *flat, raw, file)
+    expect(rf('image', 'convert', '--force', *flat, file, file), 1, 'in use')
+    image('compare', raw, file)
+    expect(rf('image', 'check', file), 1, 'nothing to be checked')
+    expect(rf('image', 'resize', file, '+1M'), 1, 'cannot change its size')
+    image('create', '-f', 'vmdk', '-o', 'subformat=twoGbMaxExtentFlat', folder + '/big.vmdk', '5G')
+    check(info(folder + '/big.vmdk')['size'] == 5120 * MIB)
+    check(info(folder + '/big.vmdk')['vmdk']['extents'] == 3)
+    if qemu_img('--version'):
+        got = json.loads(qemu_img('info', '--output=json', folder + '/big.vmdk'))
+        check(got['virtual-size'] == 5120 * MIB, got)
+        qemu_img('convert', '-O', 'vmdk', '-o', 'subformat=streamOptimized', raw, path('s.vmdk'))
+        image('compare', raw, path('s.vmdk'))
+        check({x['kind'] for x in json.loads(image('map', '--json', path('s.vmdk')).out)} ==
+              {'compressed', 'zero'})
+
+
 def test_chains():
     base, top = path('base.qcow2'), path('top.qcow2')
     raw = sample('chain.raw')
