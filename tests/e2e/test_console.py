@@ -13,7 +13,9 @@ from rftest import (check, ECHO, expect, LIMIT, loop, main, out8, POWER_OFF, put
                     SPIN, WAIT_THR, workdir)
 
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup(1), rf would rightly ignore it, too
+# Under nohup(1), or in a shell's background, these are ignored; rf would rightly ignore them, too.
+for ignored in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:
+    signal.signal(ignored, signal.SIG_DFL)
 
 
 class Session:
