@@ -194,6 +194,8 @@ static void emit_find_missed(struct tr *t, const struct bt_ways *ways) {
 static void emit_out(struct tr *t, const struct cold *cold) {
     const struct bt_site *site = site_new(t, cold);
     bool both = cold->poll && cold->from;
+    if (!site) /* no room for it: nobody will run this */
+        return;
     if (cold->poll) { /* RCX is the guest's */
         emit_land(&t->e, cold->poll);
         if (t->spilled)
