@@ -248,6 +248,21 @@ static int write_allocated(struct qcow2 *q, struct qcow2_alloc *a, uint64_t off,
 
 /* --- writing --- */
 
+/* What is known of a cluster that nobody is allocating; with `lock` held. */
+static int entry_to_change(struct qcow2 *q, uint64_t cluster, uint8_t **l2,
+                           struct qcow2_entry *entry) {
+    int r;
+
+    if (q->broken)
+        return -EIO;
+    qcow2_wait_allocating(q, cluster, 1);
+    r = qcow2_l2_get(q, cluster, l2);
+    if (r < 0)
+        return r;
+    *entry = entry_of(q, *l2, cluster);
+    return 0;
+}
+
 /* Where to write; with `lock` held. `a->count` stays 0 when it is in place at `*host`. */
 static int plan(struct qcow2 *q, uint64_t off, uint64_t *len, uint64_t *host,
                 struct qcow2_alloc *a) {
@@ -257,13 +272,9 @@ static int plan(struct qcow2 *q, uint64_t off, uint64_t *len, uint64_t *host,
     uint8_t *l2;
     int r;
 
-    if (q->broken)
-        return -EIO;
-    qcow2_wait_allocating(q, cluster, 1);
-    r = qcow2_l2_get(q, cluster, &l2);
+    r = entry_to_change(q, cluster, &l2, &entry);
     if (r < 0)
         return r;
-    entry = entry_of(q, l2, cluster);
     if (!l2 || !(q->l1[cluster / q->entries] & QCOW2_COPIED) || !owned(entry)) {
         r = begin_new(q, l2, off, len, a);
     } else {
@@ -392,13 +403,9 @@ static int clear_cluster(struct qcow2 *q, uint64_t cluster, enum clear how) {
     uint8_t *l2;
     int r;
 
-    if (q->broken)
-        return -EIO;
-    qcow2_wait_allocating(q, cluster, 1);
-    r = qcow2_l2_get(q, cluster, &l2);
+    r = entry_to_change(q, cluster, &l2, &old);
     if (r < 0)
         return r;
-    old = entry_of(q, l2, cluster);
     if (!cleared(q, old, how, &new))
         return 1;
     if (old.cluster == new.cluster && old.subs == new.subs)

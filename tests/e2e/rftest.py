@@ -97,6 +97,13 @@ def made_once(name, package):
     return folder
 
 
+def with_drivers(folder):
+    """That appliance, which must have its kernel's modules."""
+    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
+        raise Skip(f'the appliance in {folder} was made before it had drivers')
+    return folder
+
+
 def find_generic():
     """With the kernel that Debian installs on PCs."""
     return made_once('appliance-generic', 'linux-image-amd64')

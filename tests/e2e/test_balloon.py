@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory that a guest doesn't use goes back to the host, and comes again when it does."""
-import os
 import time
 
-from rftest import LIMIT, Skip, check, expect, find_appliance, main, rf, start_guest
+from rftest import LIMIT, check, expect, find_appliance, main, rf, start_guest, with_drivers
 
 
 def appliance():
-    folder = find_appliance()
-    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
-        raise Skip(f'the appliance in {folder} was made before it had drivers')
-    return folder
+    return with_drivers(find_appliance())
 
 
 def guest(*args):

@@ -13,7 +13,7 @@ import threading
 import time
 
 from rftest import (LIMIT, Skip, check, clean_log, find_appliance, find_generic, find_i386, main,
-                    start_guest, with_files, workdir, write)
+                    start_guest, with_drivers, with_files, workdir, write)
 import share
 
 ALL = os.environ.get('RF_DEVICES')
@@ -30,9 +30,7 @@ TRANSPORTS = {'modern': ('pci-modern', ''), 'legacy': ('pci', ' virtio_pci.force
 
 
 def appliance(kernel):
-    folder = KERNELS[kernel]()
-    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
-        raise Skip(f'the appliance in {folder} was made before it had drivers')
+    folder = with_drivers(KERNELS[kernel]())
     if not PEER:
         raise Skip('RF_VSOCK_PEER names no program')
     with open(PEER, 'rb') as f:

@@ -8,18 +8,15 @@ import socket
 import subprocess
 import time
 
-from rftest import (ECHO, HALT, LIMIT, POWER_OFF, Skip, check, expect, find_appliance, in8, main, rf,
-                    rom, spawn, start_guest, write)
+from rftest import (ECHO, HALT, LIMIT, POWER_OFF, check, expect, find_appliance, in8, main, rf,
+                    rom, spawn, start_guest, with_drivers, write)
 
 MIB = 1 << 20
 NAME = f'e2e-{os.getpid()}'
 
 
 def appliance():
-    folder = find_appliance()
-    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
-        raise Skip(f'the appliance in {folder} was made before it had drivers')
-    return folder
+    return with_drivers(find_appliance())
 
 
 def guest(*args):

@@ -7,7 +7,8 @@ import random
 import shutil
 import subprocess
 
-from rftest import (RF, Skip, check, expect, find_appliance, main, rf, start_guest, workdir, write)
+from rftest import (RF, Skip, check, expect, find_appliance, main, rf, start_guest, with_drivers,
+                    workdir, write)
 
 MIB = 1 << 20
 
@@ -275,10 +276,8 @@ def test_what_is_overwritten_stays_until_the_end():
 
 
 def guest(*args):
-    folder = find_appliance()
-    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
-        raise Skip(f'the appliance in {folder} was made before it had drivers')
-    return start_guest(folder, '--engine', 'bt', '--vcpus', 2, '--vif', 'none', *args)
+    return start_guest(with_drivers(find_appliance()), '--engine', 'bt', '--vcpus', 2, '--vif',
+                       'none', *args)
 
 
 def ext4(name):

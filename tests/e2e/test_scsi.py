@@ -3,14 +3,11 @@
 import hashlib
 import os
 
-from rftest import Skip, check, find_appliance, main, start_guest, workdir
+from rftest import check, find_appliance, main, start_guest, with_drivers, workdir
 
 
 def appliance():
-    folder = find_appliance()
-    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
-        raise Skip(f'the appliance in {folder} was made before it had drivers')
-    return folder
+    return with_drivers(find_appliance())
 
 
 def image(name, data):

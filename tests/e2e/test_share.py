@@ -4,7 +4,7 @@ sides. Debian's cloud kernel has no 9P, so this is the kernel that Debian instal
 import os
 import shutil
 
-from rftest import Skip, check, expect, find_generic, main, rf, start_guest
+from rftest import check, expect, find_generic, main, rf, start_guest, with_drivers
 from share import compare, folder, in_the_guest, on_the_host, write_script
 
 # A thousand and more by hand: RF_SHARE_OPERATIONS=1500.
@@ -12,10 +12,7 @@ OPERATIONS = int(os.environ.get('RF_SHARE_OPERATIONS', '250'))
 
 
 def appliance():
-    made = find_generic()
-    if not os.path.exists(os.path.join(made, 'root/lib/modules')):
-        raise Skip(f'the appliance in {made} was made before it had drivers')
-    return made
+    return with_drivers(find_generic())
 
 
 def random_operations(seed, *options):

@@ -7,17 +7,14 @@ import shutil
 import subprocess
 
 from rftest import (HALT, LIMIT, Skip, check, expect, find_appliance, in8, main, rf, rom,
-                    start_guest, workdir, write)
+                    start_guest, with_drivers, workdir, write)
 
 MIB = 1 << 20
 CMDLINE = 'console=ttyS0 '
 
 
 def appliance():
-    folder = find_appliance()
-    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
-        raise Skip(f'the appliance in {folder} was made before it had drivers')
-    return folder
+    return with_drivers(find_appliance())
 
 
 def tool(name):

@@ -5,16 +5,14 @@ import socket
 import threading
 
 from rftest import (HALT, LIMIT, Skip, check, expect, find_appliance, main, rf, rom, start_guest,
-                    with_files, workdir)
+                    with_drivers, with_files, workdir)
 
 PEER = os.environ.get('RF_VSOCK_PEER', '')
 BYTES = 1 << 20
 
 
 def appliance():
-    folder = find_appliance()
-    if not os.path.exists(os.path.join(folder, 'root/lib/modules')):
-        raise Skip(f'the appliance in {folder} was made before it had drivers')
+    folder = with_drivers(find_appliance())
     if not PEER:
         raise Skip('RF_VSOCK_PEER names no program')
     with open(PEER, 'rb') as f:
